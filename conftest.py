@@ -1,0 +1,70 @@
+"""Settings that every test shares, and what makes the code blocks of the Markdown pages tests.
+
+Three kinds of tests are collected: functions under `tests/`, the examples in the docstrings of `src/`, and the code
+blocks of README.md, CONTRIBUTING.md and `docs/`. Functions run in float64; examples and pages run with what their
+reader would have, the frameworks' own defaults.
+"""
+
+from __future__ import annotations
+
+import os
+
+# Before NumPy, JAX or PyTorch is imported: one thread, so that tests in two processes do not fight for the cores and
+# sums come out in the same order everywhere; no window, whatever the machine has.
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import torch
+
+from tests.pages import markdown_pages
+
+ROOT = Path(__file__).parent
+
+# Sphinx's settings are not a module to take examples from.
+collect_ignore = ["docs/conf.py", "docs/_build"]
+
+# Set here and not by an environment variable, so that programs started by a test get what a user's shell would give.
+jax.config.update("jax_enable_x64", True)
+torch.set_num_threads(1)
+
+
+@contextmanager
+def reader_defaults() -> Iterator[None]:
+    """What a reader has who types an example: default precisions, short arrays. Undone at the end, whatever it did."""
+    jax.config.update("jax_enable_x64", False)
+    dtype = torch.get_default_dtype()
+    try:
+        with np.printoptions(precision=4, suppress=True):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
+        jax.config.update("jax_enable_x64", True)
+
+
+pytest_collect_file = markdown_pages(["README.md", "CONTRIBUTING.md", "docs/**/*.md"], root=ROOT, around=reader_defaults)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[Any]:
+    if isinstance(item, pytest.DoctestItem):
+        with reader_defaults():
+            return (yield)
+    return (yield)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A page is one story: when tests are spread over processes, its blocks stay together and in order."""
+    for item in items:
+        if item.path.suffix == ".md":
+            item.add_marker(pytest.mark.xdist_group(str(item.path)))
