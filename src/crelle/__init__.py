@@ -1,0 +1,39 @@
+"""Crelle: Jacobians and Hessians of functions written in JAX, PyTorch or NumPy: planned, explained, checked."""
+
+from __future__ import annotations
+
+from crelle._errors import (
+    CrelleCheckError,
+    CrelleError,
+    CrelleImportError,
+    CrelleMemoryError,
+    CrelleNonFiniteWarning,
+    CrelleShapeError,
+    CrelleTypeError,
+    CrelleValueError,
+    CrelleWarning,
+)
+from crelle._plan import Candidate, Plan
+from crelle._prepare import clear_caches
+from crelle._transforms import Transform, gradient, hessian, jacobian
+from crelle._version import __version__
+
+__all__ = [
+    "Candidate",
+    "CrelleCheckError",
+    "CrelleError",
+    "CrelleImportError",
+    "CrelleMemoryError",
+    "CrelleNonFiniteWarning",
+    "CrelleShapeError",
+    "CrelleTypeError",
+    "CrelleValueError",
+    "CrelleWarning",
+    "Plan",
+    "Transform",
+    "__version__",
+    "clear_caches",
+    "gradient",
+    "hessian",
+    "jacobian",
+]

@@ -1,0 +1,199 @@
+"""From a bound call to something that runs: trace, plan, build, check once, and reuse what is still true."""
+
+from __future__ import annotations
+
+import time
+import types
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from dataclasses import replace
+from typing import Any
+
+from crelle import _check
+from crelle._arrays import types_text
+from crelle._errors import CrelleCheckError, CrelleShapeError, describe
+from crelle._plan import Plan
+from crelle._planner import make_plan
+from crelle.backends._protocol import Call, Method, Runner, Trace
+
+#: After this many traces of one function at one signature, f is run anew each time instead of being traced again.
+MAX_TRACES = 8
+#: Traces kept for one signature: enough for a flag that toggles.
+KEPT_TRACES = 4
+#: Functions whose traces are kept.
+KEPT_FUNCTIONS = 256
+
+
+class Prepared:
+    """A plan with what it takes to run it, for one function at one signature."""
+
+    def __init__(self, call: Call, trace: Trace, prefer: tuple[str, int | None] | None = None) -> None:
+        self.trace = trace
+        self.plan, self._methods = make_plan(call, trace, prefer)
+        self.method = self._methods[0]
+        self.runner: Runner = trace.build(self.method)
+        self._unchecked = call.request.check
+        if not call.request.check:
+            self.plan = replace(self.plan, checked="no: check=False")
+
+    def run(self, call: Call, captured: Any) -> Any:
+        """The answer; on the first run with concrete values also the check."""
+        if self._unchecked:
+            return self._first_run(call, captured)
+        return self.runner(call, captured)
+
+    def _first_run(self, call: Call, captured: Any) -> Any:
+        answer = self.runner(call, captured)
+        if call.abstract:
+            self.plan = replace(self.plan, checked="no: no concrete values (inside a transformation)")
+            return answer
+        error = ""
+        for attempt, method in enumerate(self._methods):
+            if attempt:
+                self.method, self.runner = method, self.trace.build(method)
+                answer = self.runner(call, captured)
+            report = self.trace.check(call, captured, answer, method)
+            verdict, error = _check.judge(call, self.trace, method, report, first_error=error)
+            if verdict:
+                break
+        else:
+            raise CrelleCheckError(error) from None
+        self._unchecked = False
+        self.plan = replace(self.plan, checked=verdict)
+        if attempt:
+            self._reroute(attempt)
+        return answer
+
+    def _reroute(self, attempt: int) -> None:
+        """Record in the plan that its first choices failed the check."""
+        good = self._methods[attempt]
+        wrong = {(m.mode, m.chunk) for m in self._methods[:attempt]}
+        candidates = list(self.plan.candidates)
+        index = next(i for i, c in enumerate(candidates) if (c.mode, c.chunk) == (good.mode, good.chunk))
+        chosen = replace(candidates.pop(index), reason="")
+        rest = [replace(c, reason="failed the check") if (c.mode, c.chunk) in wrong else c for c in candidates]
+        note = f"{', '.join(m.mode for m in self._methods[:attempt])} gave a wrong product and was dropped"
+        self.plan = replace(
+            self.plan, mode=chosen.mode, unit=chosen.unit, passes=chosen.passes, chunk=chosen.chunk,
+            seconds=chosen.seconds, bytes=chosen.bytes, candidates=(chosen, *rest), notes=(*self.plan.notes, note),
+        )  # fmt: skip
+
+    def analyzed(self, call: Call, captured: Any, budget_seconds: float = 2.0) -> Plan:
+        """The plan with measured columns: every usable candidate is run; the slow ones once."""
+        self.run(call, captured)
+        measured: dict[tuple[str, int | None], tuple[float, int | None]] = {}
+        for method in self._methods:
+            runner = self.runner if method is self.method else self.trace.build(method)
+            seconds = _time(lambda run=runner: call.backend.block_until_ready(run(call, captured)), budget_seconds)
+            measured[method.mode, method.chunk] = (seconds, self.trace.temporary_bytes(method, call))
+        candidates = []
+        for c in self.plan.candidates:
+            seconds, size = measured.get((c.mode, c.chunk), (None, None))
+            candidates.append(replace(c, measured=seconds, measured_bytes=size))
+        return replace(self.plan, candidates=tuple(candidates))
+
+
+def _time(run: Callable[[], None], budget_seconds: float) -> float:
+    """Median seconds of a few runs after one to warm up; a run that takes long is not repeated."""
+    times: list[float] = []
+    start = time.perf_counter()
+    while True:
+        begin = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - begin)
+        if len(times) > 20 or time.perf_counter() - start > budget_seconds / 4:
+            break
+    times = times[1:] or times
+    return sorted(times)[len(times) // 2]
+
+
+class _Kept:
+    """The prepared traces of one function under one request: per signature, newest first."""
+
+    __slots__ = ("prepared", "traced")
+
+    def __init__(self) -> None:
+        self.prepared: dict[Hashable, list[Prepared]] = {}
+        self.traced: dict[Hashable, int] = {}
+
+
+_spaces: OrderedDict[Hashable, _Kept] = OrderedDict()
+
+
+def clear_caches() -> None:
+    """Forget every trace and plan that Crelle keeps, and free what they hold."""
+    _spaces.clear()
+
+
+def space_for(f: Callable[..., Any], key: Hashable) -> _Kept:
+    """Where the traces of f are kept: by its code, so that a lambda made anew in a loop finds them again.
+
+    Objects that are called (modules, bound methods, partials) keep their own, freed with the transform.
+    """
+    if not isinstance(f, types.FunctionType):
+        return _Kept()
+    full = (f.__code__, key)
+    space = _spaces.get(full)
+    if space is None:
+        space = _spaces[full] = _Kept()
+        if len(_spaces) > KEPT_FUNCTIONS:
+            _spaces.popitem(last=False)
+    else:
+        _spaces.move_to_end(full)
+    return space
+
+
+def prepared_for(call: Call, space: _Kept, prefer: tuple[str, int | None] | None = None) -> tuple[Prepared, Any]:
+    """A prepared plan that is true for f as it is now, and the values f captures now."""
+    kept = space.prepared.setdefault(call.signature, [])
+    for i, prepared in enumerate(kept):
+        captured = prepared.trace.match(call)
+        if captured is not None:
+            if i:
+                kept.insert(0, kept.pop(i))
+            return prepared, captured
+    traced = space.traced[call.signature] = space.traced.get(call.signature, 0) + 1
+    if traced > MAX_TRACES and not call.abstract:
+        trace = call.backend.eager(call, f"f changed between calls {MAX_TRACES} times: it is run anew each time")
+    else:
+        trace = call.backend.trace(call)
+    prepared = Prepared(call, trace, prefer)
+    captured = trace.match(call)
+    if captured is None:
+        raise AssertionError(f"{call.text}: a fresh trace does not match its own call")
+    if not call.abstract:  # what was traced under a transformation belongs to it and must not outlive it
+        kept.insert(0, prepared)
+        del kept[KEPT_TRACES:]
+    return prepared, captured
+
+
+def frozen(call: Call, prepared: Prepared, captured: Any, rebind: Callable[..., Call]) -> Plan:
+    """The plan made callable: the same trace and captured values, whatever f does later."""
+    signature = call.signature
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        now = rebind(args, kwargs)
+        if now.signature != signature:
+            raise _mismatch(call, now)
+        return prepared.run(now, captured)
+
+    return replace(prepared.plan, _run=run)
+
+
+def _mismatch(planned: Call, now: Call) -> CrelleShapeError:
+    lines = []
+    for i, (name, expected) in enumerate(zip(planned.names, planned.inputs, strict=True)):
+        got = now.inputs[i] if i < len(now.inputs) else None
+        lines.append(f"{'✅' if got == expected else '❌'} {name}: planned {expected}, got {got if got else 'nothing'}")
+    if len(now.inputs) > len(planned.inputs):
+        lines.append(f"❌ {len(now.inputs) - len(planned.inputs)} further arrays")
+    if planned.inputs == now.inputs:
+        lines.append("❌ another argument, or a global setting, differs from the planned one")
+    return CrelleShapeError(
+        describe(
+            f"{planned.text}: this plan was made for other inputs",
+            called="\n".join(lines),
+            expected=types_text(planned.inputs, planned.names),
+            try_=f"make a plan for these inputs, or call crelle.{planned.request.kind}(f)(...), which plans by itself",
+        )
+    )

@@ -1,0 +1,119 @@
+"""What is asked: the keywords of a transform, validated once when the transform is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from crelle._arrays import parse_bytes
+from crelle._errors import CrelleTypeError, CrelleValueError, describe
+from crelle._select import Selection
+
+#: What ``mode=`` accepts. The last two of a Jacobian, and the last of the others, are for NumPy functions.
+MODES: dict[str, tuple[str, ...]] = {
+    "jacobian": ("auto", "forward", "reverse", "central", "complex-step"),
+    "gradient": ("auto", "forward", "reverse", "central", "complex-step"),
+    "hessian": (
+        "auto",
+        "forward-over-reverse",
+        "reverse-over-forward",
+        "reverse-over-reverse",
+        "forward-over-forward",
+        "central",
+    ),
+}
+
+WRT = ("inputs", "params")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """The keywords of ``jacobian``, ``hessian`` or ``gradient``. Hashable; holds no function and no array."""
+
+    kind: str
+    argnums: int | tuple[int, ...] = 0
+    has_aux: bool = False
+    holomorphic: bool = False
+    value: bool = False
+    flatten: bool = False
+    mode: str = "auto"
+    chunk: int | None = None
+    memory: int | None = None
+    check: bool = True
+    compile: bool = False
+    wrt: str = "inputs"
+    selection: Selection = field(default_factory=Selection, hash=False)
+
+    @property
+    def argnums_tuple(self) -> tuple[int, ...]:
+        """``argnums`` as a tuple, also where one integer was given."""
+        return (self.argnums,) if isinstance(self.argnums, int) else self.argnums
+
+    @property
+    def flat(self) -> bool:
+        """Whether the answer is one flat matrix, or a part of it."""
+        return self.flatten or self.selection.partial
+
+
+def make_request(
+    kind: str,
+    f: Callable[..., Any],
+    *,
+    argnums: Any,
+    memory: Any,
+    mode: Any,
+    chunk: Any,
+    wrt: Any,
+    rows: Any = None,
+    cols: Any = None,
+    entries: Any = None,
+    **flags: Any,
+) -> Request:
+    """Check every keyword and return the request, or raise an error that lists the valid values."""
+    if not callable(f):
+        hint = "pass the function itself, f, not its result f(x)" if hasattr(f, "shape") else None
+        raise CrelleTypeError(
+            describe(
+                f"crelle.{kind}(f): f is not a function but {_a(type(f).__name__)}",
+                expected="a function of arrays, or an nn.Module",
+                try_=hint,
+            )
+        )
+    if isinstance(argnums, bool) or not (
+        isinstance(argnums, int)
+        or (isinstance(argnums, (tuple, list)) and argnums and all(isinstance(i, int) for i in argnums))
+    ):
+        raise CrelleTypeError(
+            describe(f"argnums={argnums!r} does not name arguments", expected="an integer or a tuple of integers")
+        )
+    for name, value, valid in (("mode", mode, MODES[kind]), ("wrt", wrt, WRT)):
+        if value not in valid:
+            raise CrelleValueError(
+                describe(f"{name}={value!r} is not known to crelle.{kind}", expected=" | ".join(map(repr, valid)))
+            )
+    if chunk is not None and (isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1):
+        raise CrelleValueError(
+            describe(f"chunk={chunk!r} is not a number of seeds", expected="a positive integer: seeds per batch")
+        )
+    if entries is not None and (rows is not None or cols is not None):
+        raise CrelleValueError(
+            describe("entries= cannot be combined with rows= or cols=", try_="use one or the other")
+        )
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise CrelleTypeError(describe(f"{name}={value!r} is not a flag", expected="True or False"))
+    return Request(
+        kind=kind,
+        argnums=tuple(argnums) if isinstance(argnums, (tuple, list)) else argnums,
+        memory=parse_bytes(memory),
+        mode=mode,
+        chunk=chunk,
+        wrt=wrt,
+        selection=Selection(rows, cols, entries),
+        **flags,
+    )
+
+
+def _a(noun: str) -> str:
+    return f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}"

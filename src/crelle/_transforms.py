@@ -1,0 +1,230 @@
+"""What is asked: ``jacobian``, ``hessian`` and ``gradient``. Each is callable and has ``.plan``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from crelle._call import bind, function_name
+from crelle._errors import CrelleTypeError, CrelleValueError, describe
+from crelle._plan import Plan
+from crelle._prepare import frozen, prepared_for, space_for
+from crelle._request import Request, make_request
+from crelle.backends._protocol import Call
+
+
+class Transform:
+    """A derivative of a function: call it for the answer, ask ``.plan`` how the answer is found."""
+
+    def __init__(self, f: Callable[..., Any], request: Request, plan: Plan | None = None) -> None:
+        if plan is not None and plan.kind != request.kind:
+            raise CrelleTypeError(
+                describe(
+                    f"crelle.{request.kind}(f, plan=): the plan is for a {plan.kind}",
+                    expected=f"a plan made by crelle.{request.kind}(f).plan(...)",
+                )
+            )
+        self._f, self.request, self._preferred = f, request, plan
+        self._space = space_for(f, (request, request.selection, None if plan is None else (plan.mode, plan.chunk)))
+        self.__name__ = f"{request.kind}({function_name(f)})"
+        self.__doc__ = f"{request.kind.capitalize()} of {function_name(f)}."
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        call = bind(self._f, args, kwargs, self.request)
+        prepared, captured = prepared_for(call, self._space, self._prefer(call))
+        return prepared.run(call, captured)
+
+    def plan(self, *args: Any, analyze: bool = False, **kwargs: Any) -> Plan:
+        """How the answer is found at these inputs: a printable :class:`Plan`, which can also be called.
+
+        Args:
+            *args: as for f; JAX also takes ``jax.ShapeDtypeStruct``.
+            analyze: run every usable candidate and add measured columns, as SQL's EXPLAIN ANALYZE does.
+        """
+        call = bind(self._f, args, kwargs, self.request)
+        prepared, captured = prepared_for(call, self._space, self._prefer(call))
+        if analyze:
+            if call.abstract:
+                raise CrelleTypeError(
+                    describe(f"{call.text}: analyze=True runs f, and there are no values to run it on",
+                             try_="pass arrays instead of shapes, outside of any transformation")
+                )  # fmt: skip
+            prepared.plan = prepared.analyzed(call, captured)
+        return frozen(call, prepared, captured, self._rebind)
+
+    def _rebind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+        return bind(self._f, args, kwargs, self.request)
+
+    def _prefer(self, call: Call) -> tuple[str, int | None] | None:
+        plan = self._preferred
+        if plan is None:
+            return None
+        if plan.inputs != call.inputs or plan.backend != call.backend.name:
+            raise CrelleValueError(
+                describe(
+                    f"{call.text}: the plan that was passed does not fit",
+                    called=f"{call.backend.name}, {', '.join(map(str, call.inputs))}",
+                    expected=f"{plan.backend}, {', '.join(map(str, plan.inputs))}",
+                    try_="leave plan= out, or make a plan for these inputs",
+                )
+            )
+        return plan.mode, plan.chunk
+
+    def __repr__(self) -> str:
+        defaults = Request(self.request.kind)
+        changed = [
+            f", {name}={getattr(self.request, name)!r}"
+            for name in ("argnums", "mode", "chunk", "memory", "wrt", "flatten", "value", "has_aux", "holomorphic")
+            if getattr(self.request, name) != getattr(defaults, name)
+        ]
+        return f"crelle.{self.request.kind}({function_name(self._f)}{''.join(changed)})"
+
+
+def jacobian(
+    f: Callable[..., Any],
+    argnums: int | tuple[int, ...] = 0,
+    *,
+    has_aux: bool = False,
+    holomorphic: bool = False,
+    value: bool = False,
+    flatten: bool = False,
+    rows: Any = None,
+    cols: Any = None,
+    entries: Any = None,
+    mode: str = "auto",
+    chunk: int | None = None,
+    memory: int | str | None = None,
+    check: bool = True,
+    compile: bool = False,
+    wrt: str = "inputs",
+    plan: Plan | None = None,
+) -> Transform:
+    """J[i, j] = ∂f(x)[i] / ∂x[j]: a function that returns the Jacobian of f.
+
+    A drop-in for ``jax.jacfwd``, ``jax.jacrev``, ``torch.func.jacfwd`` and ``torch.func.jacrev``: for an input of shape
+    ``[a, b]`` and an output of shape ``[c]`` the result has shape ``[c, a, b]``; trees of outputs hold trees of inputs.
+
+    Args:
+        f: a function of JAX, PyTorch or NumPy arrays, or an ``nn.Module``.
+        argnums: which positional arguments to differentiate; a tuple gives a tuple.
+        has_aux: f returns ``(output, aux)``; the result is then ``(jacobian, aux)``.
+        holomorphic: f is a holomorphic function of complex arrays.
+        value: also return f(x), as ``(f(x), jacobian)``, at no extra evaluation.
+        flatten: return one m × n matrix over the raveled trees.
+        rows, cols: an integer, slice, list or mask: only these rows or columns of the flat matrix are computed.
+        entries: ``(i, j)`` or a list of pairs: only these entries of the flat matrix.
+        mode: ``"auto"``, ``"forward"``, ``"reverse"``; for NumPy functions ``"central"``, ``"complex-step"``.
+        chunk: seeds in one batch; chosen by price and memory if left out.
+        memory: bound on the working set beyond inputs and result: bytes, or a text such as ``"500MB"``.
+        check: compare one random product with an independent JVP or VJP when a plan first runs.
+        compile: PyTorch: hand the traced graph to ``torch.compile``.
+        wrt: ``"inputs"``, or ``"params"`` for the parameters of an ``nn.Module`` as a dict.
+        plan: take mode and chunk over from this plan, for example a loaded one.
+
+    Returns:
+        A callable with ``.plan(x)``.
+
+    Raises:
+        CrelleTypeError, CrelleValueError: unusable keywords now, unusable arguments when called.
+        CrelleCheckError: the first-run check failed.
+
+    Cost:
+        The cheaper of n JVPs and m VJPs by the price of the traced passes (Griewank & Walther, *Evaluating
+        Derivatives*, 2nd ed., SIAM 2008, ch. 3).
+
+    >>> import numpy as np
+    >>> J = jacobian(lambda x: np.array([x[0] ** 2 - x[1] ** 2, 2 * x[0] * x[1]]))
+    >>> J(np.array([1.5, 0.5])).round(6)
+    array([[ 3., -1.],
+           [ 1.,  3.]])
+    """
+    request = make_request(
+        "jacobian", f, argnums=argnums, memory=memory, mode=mode, chunk=chunk, wrt=wrt, rows=rows, cols=cols,
+        entries=entries, has_aux=has_aux, holomorphic=holomorphic, value=value, flatten=flatten, check=check,
+        compile=compile,
+    )  # fmt: skip
+    return Transform(f, request, plan)
+
+
+def hessian(
+    f: Callable[..., Any],
+    argnums: int | tuple[int, ...] = 0,
+    *,
+    has_aux: bool = False,
+    holomorphic: bool = False,
+    value: bool = False,
+    flatten: bool = False,
+    rows: Any = None,
+    cols: Any = None,
+    entries: Any = None,
+    mode: str = "auto",
+    chunk: int | None = None,
+    memory: int | str | None = None,
+    check: bool = True,
+    compile: bool = False,
+    wrt: str = "inputs",
+    plan: Plan | None = None,
+) -> Transform:
+    """H[i, j] = ∂²f(x) / ∂x[i] ∂x[j]: a function that returns the Hessian of a scalar function f.
+
+    A drop-in for ``jax.hessian`` and ``torch.func.hessian``: for an input of shape ``[a]`` the result has shape ``[a, a]``;
+    a tree of inputs gives a tree of trees. Keywords are those of :func:`jacobian`.
+
+    Args:
+        mode: ``"auto"``, ``"forward-over-reverse"``, ``"reverse-over-forward"``, ``"reverse-over-reverse"``,
+            ``"forward-over-forward"`` (n (n + 1) / 2 passes of f, by symmetry); ``"central"`` for NumPy functions.
+
+    Raises:
+        CrelleShapeError: f does not return a scalar.
+
+    Cost:
+        n Hessian-vector products, or n (n + 1) / 2 second-order forward passes (Griewank & Walther 2008, ch. 5).
+
+    >>> import numpy as np
+    >>> hessian(lambda x: x[0] ** 2 * x[1] + x[1] ** 3)(np.array([1.0, 2.0])).round(4)
+    array([[ 4.,  2.],
+           [ 2., 12.]])
+    """
+    request = make_request(
+        "hessian", f, argnums=argnums, memory=memory, mode=mode, chunk=chunk, wrt=wrt, rows=rows, cols=cols,
+        entries=entries, has_aux=has_aux, holomorphic=holomorphic, value=value, flatten=flatten, check=check,
+        compile=compile,
+    )  # fmt: skip
+    return Transform(f, request, plan)
+
+
+def gradient(
+    f: Callable[..., Any],
+    argnums: int | tuple[int, ...] = 0,
+    *,
+    has_aux: bool = False,
+    holomorphic: bool = False,
+    value: bool = False,
+    flatten: bool = False,
+    mode: str = "auto",
+    memory: int | str | None = None,
+    check: bool = True,
+    compile: bool = False,
+    wrt: str = "inputs",
+    plan: Plan | None = None,
+) -> Transform:
+    """g[j] = ∂f(x) / ∂x[j]: a function that returns the gradient of a scalar function f, shaped like its input.
+
+    A drop-in for ``jax.grad`` and ``torch.func.grad``; ``value=True`` is ``value_and_grad``. Keywords are those of
+    :func:`jacobian`.
+
+    Raises:
+        CrelleShapeError: f does not return a scalar.
+
+    Cost:
+        One VJP.
+
+    >>> import numpy as np
+    >>> gradient(lambda x: (x ** 2).sum())(np.array([1.0, 2.0])).round(6)
+    array([2., 4.])
+    """
+    request = make_request(
+        "gradient", f, argnums=argnums, memory=memory, mode=mode, chunk=None, wrt=wrt, has_aux=has_aux,
+        holomorphic=holomorphic, value=value, flatten=flatten, check=check, compile=compile,
+    )  # fmt: skip
+    return Transform(f, request, plan)

@@ -1,0 +1,198 @@
+"""What a framework must offer: the dozen functions of a backend, and the trace that it hands to the planner.
+
+Data flows one way: a backend traces a call into a :class:`Trace` (types and pass costs), the planner chooses a
+:class:`Method` from the costs, and the trace builds a runner for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from crelle._arrays import ArrayType
+from crelle._request import Request
+from crelle._select import Selected
+from crelle.tangent.cost import PassCost, Rates
+
+
+@dataclass(slots=True)
+class Call:
+    """One call of a transform, bound to a backend.
+
+    Attributes:
+        f: the function, as a function of positional and keyword arguments (modules are already adapted).
+        name: how f is called in messages.
+        args, kwargs: the arguments as given; ``args[i]`` for i in ``argnums`` are differentiated.
+        active: the leaves of the differentiated arguments, in tree order.
+        in_tree: tree of the differentiated argument, or of the tuple of them where ``argnums`` is a tuple.
+        inputs, names: types of the active leaves, and their paths (``x``, ``params['w']``).
+        signature: equal for calls that may share a plan: trees, types of all arrays, values of everything else.
+        abstract: no values are known (inside ``jit``, ``vmap``, ``grad``, or for shapes alone).
+    """
+
+    f: Callable[..., Any]
+    name: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    request: Request
+    backend: Backend
+    active: list[Any]
+    in_tree: Any
+    inputs: tuple[ArrayType, ...]
+    names: tuple[str, ...]
+    signature: Hashable
+    abstract: bool
+
+    @property
+    def text(self) -> str:
+        """``jacobian(f)``, for headlines of errors."""
+        return f"crelle.{self.request.kind}({self.name})"
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """How to compute: the mode, the seeds in a batch (``None``: all at once), and which rows or columns.
+
+    ``side`` says what one seed yields: a row (``"rows"``) or a column (``"cols"``) of the flat m × n matrix.
+    """
+
+    mode: str
+    side: str
+    chunk: int | None
+    selected: Selected
+
+
+@dataclass(slots=True)
+class CheckReport:
+    """Outcome of comparing one random product with an independent one.
+
+    Attributes:
+        error: largest absolute difference of the two products; ``scale`` their largest magnitude.
+        reference: what it was compared with (``VJP``, ``JVP``, ``unbatched HVP``).
+        nonfinite: where NaN or inf was found ("value" or "derivative", and the entry), or empty.
+        deterministic: whether f gave the same value twice.
+        blame: what is known of the cause: operations that are suspected, empty if nothing is.
+    """
+
+    error: float
+    scale: float
+    reference: str
+    nonfinite: str = ""
+    deterministic: bool = True
+    blame: str = ""
+
+
+Runner = Callable[[Call, Any], Any]
+"""Computes the user's answer from a call and the captured values that :meth:`Trace.match` returned."""
+
+
+class Trace(Protocol):
+    """One function, traced at one signature.
+
+    Attributes:
+        outputs: types of the leaves of f's result.
+        costs: cost of one pass for every mode that can be used.
+        unavailable: for every mode that cannot be used, the reason.
+        units: per mode, what a pass is called (``JVP``) and how many one seed takes.
+        notes: what the plan must say: fallbacks, zeros, assumptions.
+    """
+
+    outputs: tuple[ArrayType, ...]
+    costs: Mapping[str, PassCost]
+    unavailable: Mapping[str, str]
+    units: Mapping[str, tuple[str, int]]
+    notes: list[str]
+
+    def match(self, call: Call) -> Any | None:
+        """The values captured by f as of now, if the trace still describes it; ``None`` if f has changed."""
+        ...
+
+    def build(self, method: Method) -> Runner:
+        """A runner for ``method``."""
+        ...
+
+    def check(self, call: Call, captured: Any, answer: Any, method: Method) -> CheckReport:
+        """Compare one random product of ``answer`` with an unbatched, independent JVP or VJP."""
+        ...
+
+    def temporary_bytes(self, method: Method, call: Call) -> int | None:
+        """Measured working set of ``method`` beyond inputs and result, or ``None`` where it cannot be known."""
+        ...
+
+
+@dataclass(slots=True)
+class Adapted:
+    """A function made plain: what an ``nn.Module`` becomes."""
+
+    f: Callable[..., Any]
+    args: tuple[Any, ...]
+    name: str
+    notes: list[str] = field(default_factory=list)
+
+
+class Backend(Protocol):
+    """A framework. Everything above ``backends/`` sees arrays only through these functions."""
+
+    name: str
+
+    @property
+    def version(self) -> str:
+        """Version of the framework."""
+        ...
+
+    def is_array(self, leaf: Any) -> bool:
+        """Whether this framework owns the leaf (arrays, tracers, shape structs)."""
+        ...
+
+    def flatten(self, tree: Any) -> tuple[list[Any], Any]:
+        """Leaves and tree definition, by the framework's own rules."""
+        ...
+
+    def unflatten(self, tree_def: Any, leaves: Sequence[Any]) -> Any:
+        """Inverse of :meth:`flatten`."""
+        ...
+
+    def paths(self, tree: Any) -> list[str]:
+        """The path of each leaf inside the tree: ``['w'][0]``, empty for a leaf alone."""
+        ...
+
+    def array_type(self, leaf: Any) -> ArrayType:
+        """Type of an array or of a number that the framework would convert."""
+        ...
+
+    def static_key(self, leaf: Any) -> Hashable:
+        """What must be equal for two leaves to share a trace: type for arrays (weak types, strides ...), value otherwise."""
+        ...
+
+    def is_abstract(self, leaves: Sequence[Any]) -> bool:
+        """Whether any leaf has no concrete value, or a transformation of the framework is active."""
+        ...
+
+    def adapt(self, f: Callable[..., Any], args: tuple[Any, ...], request: Request) -> Adapted | None:
+        """Turn a module into a plain function, or ``None`` if f is one already."""
+        ...
+
+    def ambient(self) -> Hashable:
+        """Global state that a trace depends on: grad mode, autocast, default dtype, x64 flag."""
+        ...
+
+    def trace(self, call: Call) -> Trace:
+        """Trace f at the call's signature. Falls back to an eager trace, with a note, where f cannot be traced."""
+        ...
+
+    def eager(self, call: Call, reason: str) -> Trace:
+        """A trace that holds no graph and runs f anew each time."""
+        ...
+
+    def rates(self, device: str) -> Rates:
+        """Speed of a device."""
+        ...
+
+    def available_memory(self, device: str) -> int | None:
+        """Free bytes on a device, ``None`` if unknown."""
+        ...
+
+    def block_until_ready(self, answer: Any) -> None:
+        """Wait for asynchronous work, for timing."""
+        ...
