@@ -51,7 +51,9 @@ def reader_defaults() -> Iterator[None]:
         jax.config.update("jax_enable_x64", True)
 
 
-pytest_collect_file = markdown_pages(["README.md", "CONTRIBUTING.md", "docs/**/*.md"], root=ROOT, around=reader_defaults)
+pytest_collect_file = markdown_pages(
+    ["README.md", "CONTRIBUTING.md", "docs/**/*.md"], root=ROOT, around=reader_defaults
+)
 
 
 @pytest.hookimpl(wrapper=True)

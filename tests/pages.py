@@ -6,7 +6,8 @@ A page is read from top to bottom, as its reader does; its blocks share one name
 - ` ```output ` is what the block above it printed, and is compared with that as doctest does: `...` stands for
   anything, white space counts once, a number counts to the digits that are written.
 - every other language (`console`, `text`, ...) is left alone.
-- `<!-- skip: next "why" -->` before a block leaves it out, and says why; `<!-- invisible-code: python` ... `-->` is run and not shown.
+- `<!-- skip: next "why" -->` before a block leaves it out, and says why.
+- `<!-- invisible-code: python` ... `-->` is run and not shown.
 
 Sybil does the parsing and the running; what is here is the `output` block and the page's surroundings.
 """

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+SOURCE = Path(__file__).parents[1] / "src"
 HEAVY = ("jax", "jaxlib", "torch", "numba", "llvmlite", "matplotlib", "scipy", "typer", "rich", "jinja2")
 
 
 def modules_after(statement: str) -> set[str]:
     """Names of the modules that a fresh interpreter has loaded after `statement`."""
     program = f"import json, sys\n{statement}\nprint(json.dumps(sorted(sys.modules)))"
-    done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(SOURCE)},
+    )
+    assert done.returncode == 0, done.stderr
     return set(json.loads(done.stdout))
 
 
