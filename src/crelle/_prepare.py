@@ -85,7 +85,7 @@ class Prepared:
         for method in self._methods:
             runner = self.runner if method is self.method else self.trace.build(method)
             seconds = _time(lambda run=runner: call.backend.block_until_ready(run(call, captured)), budget_seconds)
-            measured[method.mode, method.chunk] = (seconds, self.trace.temporary_bytes(method, call))
+            measured[method.mode, method.chunk] = (seconds, self.trace.temporary_bytes(method, call, captured))
         candidates = []
         for c in self.plan.candidates:
             seconds, size = measured.get((c.mode, c.chunk), (None, None))

@@ -43,7 +43,7 @@ class Request:
     check: bool = True
     compile: bool = False
     wrt: str = "inputs"
-    selection: Selection = field(default_factory=Selection, hash=False)
+    selection: Selection = field(default_factory=Selection, compare=False)
 
     @property
     def argnums_tuple(self) -> tuple[int, ...]:

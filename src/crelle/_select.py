@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,11 @@ class Selection:
     def partial(self) -> bool:
         """Whether anything but the whole matrix is asked for."""
         return self.rows is not None or self.cols is not None or self.entries is not None
+
+    @property
+    def key(self) -> Hashable:
+        """Equal for equal selections, by content."""
+        return tuple(_content(wanted) for wanted in (self.rows, self.cols, self.entries))
 
     def resolve(self, m: int, n: int) -> Selected:
         """Turn the request into index arrays for an m × n matrix; out-of-range indices raise."""
@@ -99,6 +105,15 @@ class Selected:
         if self.drop_col:
             matrix = matrix[:, 0]
         return matrix[0] if self.drop_row else matrix
+
+
+def _content(wanted: Any) -> Hashable:
+    if wanted is None or isinstance(wanted, int):
+        return wanted
+    if isinstance(wanted, slice):
+        return "slice", wanted.start, wanted.stop, wanted.step
+    array = np.asarray(wanted)
+    return array.shape, array.dtype.str, array.tobytes()
 
 
 def _in_range(keyword: str, index: np.ndarray[Any, Any], count: int, noun: str) -> Index:

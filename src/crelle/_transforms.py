@@ -25,7 +25,7 @@ class Transform:
                 )
             )
         self._f, self.request, self._preferred = f, request, plan
-        self._space = space_for(f, (request, request.selection, None if plan is None else (plan.mode, plan.chunk)))
+        self._space = space_for(f, (request, request.selection.key, None if plan is None else (plan.mode, plan.chunk)))
         self.__name__ = f"{request.kind}({function_name(f)})"
         self.__doc__ = f"{request.kind.capitalize()} of {function_name(f)}."
 

@@ -116,7 +116,7 @@ class Trace(Protocol):
         """Compare one random product of ``answer`` with an unbatched, independent JVP or VJP."""
         ...
 
-    def temporary_bytes(self, method: Method, call: Call) -> int | None:
+    def temporary_bytes(self, method: Method, call: Call, captured: Any) -> int | None:
         """Measured working set of ``method`` beyond inputs and result, or ``None`` where it cannot be known."""
         ...
 
