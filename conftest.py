@@ -40,33 +40,33 @@ torch.set_num_threads(1)
 
 @contextmanager
 def reader_defaults() -> Iterator[None]:
-    """What a reader has who types an example: default precisions, short arrays. Undone at the end, whatever it did."""
+    """What the reader of an example has: the frameworks' default precisions. Undone at the end, whatever was set."""
     jax.config.update("jax_enable_x64", False)
     dtype = torch.get_default_dtype()
     try:
-        with np.printoptions(precision=4, suppress=True):
-            yield
+        yield
     finally:
         torch.set_default_dtype(dtype)
         jax.config.update("jax_enable_x64", True)
 
 
 pytest_collect_file = markdown_pages(
-    ["README.md", "CONTRIBUTING.md", "docs/**/*.md"], root=ROOT, around=reader_defaults
+    ["README.md", "CONTRIBUTING.md", "docs/*.md", "docs/**/*.md"], root=ROOT, around=reader_defaults
 )
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[Any]:
     if isinstance(item, pytest.DoctestItem):
-        with reader_defaults():
+        # Docstrings show short arrays and no rounding errors near zero.
+        with reader_defaults(), np.printoptions(precision=4, suppress=True):
             return (yield)
     return (yield)
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """A page is one story: when tests are spread over processes, its blocks stay together and in order."""
     for item in items:
-        if item.path.suffix == ".md":
+        if item.path.suffix == ".md" and config.pluginmanager.hasplugin("xdist"):
             item.add_marker(pytest.mark.xdist_group(str(item.path)))

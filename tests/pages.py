@@ -5,6 +5,8 @@ A page is read from top to bottom, as its reader does; its blocks share one name
 - ` ```python ` is run; where it starts with `>>>`, it is a doctest.
 - ` ```output ` is what the block above it printed, and is compared with that as doctest does: `...` stands for
   anything, white space counts once, a number counts to the digits that are written.
+- `<!-- times and sizes may differ -->` before an `output` block: durations, bytes, ratios (`3×`), errors (`2e-16`) and
+  versions are what this machine gives; the rest is compared as ever.
 - every other language (`console`, `text`, ...) is left alone.
 - `<!-- skip: next "why" -->` before a block leaves it out, and says why.
 - `<!-- invisible-code: python` ... `-->` is run and not shown.
@@ -17,6 +19,7 @@ from __future__ import annotations
 import doctest
 import io
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +34,12 @@ from sybil.evaluators.python import PythonEvaluator
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
 
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE | NUMBER
+MAY_DIFFER = "<!-- times and sizes may differ -->"
+MEASURE = re.compile(
+    r"(?<![\w.])(?:\d[\d,.]*(?:e[+-]?\d+)?[ ]?(?:[mµn]?s|[kMGT]?i?B|×)(?!\w)"  # 0.25 ms, 164 MB, 3×
+    r"|\d(?:\.\d+)?e[+-]\d+"  # 2e-16
+    r"|\d+\.\d+\.\d+[\w.+]*)"  # 0.10.2
+)
 PRINTED = "__printed__"
 SURROUNDINGS = "__surroundings__"
 
@@ -55,6 +64,8 @@ def compare_output(example: Example) -> str | None:
         return "There is no Python block right above this output block."
     checker = OutputChecker()
     want = str(example.parsed)
+    if example.document.text[: example.start].rstrip().endswith(MAY_DIFFER):
+        want, printed = MEASURE.sub("#", want), MEASURE.sub("#", printed)
     if checker.check_output(want, printed, FLAGS):
         return None
     return checker.output_difference(doctest.Example("", want), printed, FLAGS)

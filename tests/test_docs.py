@@ -1,8 +1,10 @@
-"""The documentation is complete: every public name is on the API page, every page is run and is in the table of contents."""
+"""The documentation is complete: every public name is on the API page, and every page with code is run."""
 
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import crelle
@@ -33,3 +35,17 @@ def test_python_blocks_are_spelled_so_that_they_run():
             "{include} ../CHANGELOG.md",
             "{include} ../CONTRIBUTING.md",
         }, page
+
+
+def test_every_page_with_code_is_collected():
+    root = DOCS.parent
+    pages = [*DOCS.glob("**/*.md"), *root.glob("*.md")]
+    expected = {str(page.relative_to(root)) for page in pages if "```python" in page.read_text()}
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:xdist", *sorted(expected)],
+        cwd=root,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+    assert {line.partition("::")[0] for line in done.stdout.splitlines() if "::" in line} == expected

@@ -128,6 +128,26 @@ def test_output_belongs_to_the_block_above_only(run_page):
     result.stdout.fnmatch_lines(["There is no Python block right above this output block."])
 
 
+MEASURED = """
+    ```python
+    print("jax 0.10.2  2 JVPs  0.25 ms  1 kB  3×  error 2e-16")
+    ```
+
+    {0}
+    ```output
+    jax 0.9.1+x  {1} JVPs  12 s  164 MB  1,250×  error 0e+00
+    ```
+    """
+
+
+@pytest.mark.parametrize(
+    ("instruction", "count", "failed"),
+    [("<!-- times and sizes may differ -->", 2, 0), ("<!-- times and sizes may differ -->", 3, 1), ("", 2, 1)],
+)
+def test_measures_may_differ_where_the_page_says_so_and_counts_may_not(run_page, instruction, count, failed):
+    run_page(MEASURED.format(instruction, count)).assert_outcomes(passed=2 - failed, failed=failed)
+
+
 def test_other_languages_are_left_alone(run_page):
     result = run_page(
         """
