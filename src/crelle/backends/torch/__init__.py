@@ -1,0 +1,117 @@
+"""The PyTorch backend: the functions that ``_protocol.Backend`` asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree  # private, but what torch.func itself takes its trees by
+
+from crelle._arrays import ArrayType
+from crelle._request import Request
+from crelle.backends._host import free_host_memory
+from crelle.backends._protocol import Adapted, Call
+from crelle.backends.torch import modules
+from crelle.backends.torch.trace import TorchTrace, type_of
+from crelle.tangent.cost import Rates
+
+
+class TorchBackend:
+    """PyTorch tensors and modules."""
+
+    name = "torch"
+
+    @property
+    def version(self) -> str:
+        """Version of PyTorch, without the build."""
+        return torch.__version__.split("+")[0]
+
+    def is_array(self, leaf: Any) -> bool:
+        """Tensors; and modules, whose parameters are tensors."""
+        return isinstance(leaf, (Tensor, nn.Module))
+
+    def flatten(self, tree: Any) -> tuple[list[Any], Any]:
+        """By PyTorch's pytree rules."""
+        if isinstance(tree, Tensor):
+            return [tree], _LEAF
+        return pytree.tree_flatten(tree)
+
+    def unflatten(self, tree_def: Any, leaves: Sequence[Any]) -> Any:
+        """By PyTorch's pytree rules."""
+        return pytree.tree_unflatten(list(leaves), tree_def)
+
+    def paths(self, tree: Any) -> list[str]:
+        """``['w'][0]`` for each leaf."""
+        return [pytree.keystr(path) for path, _ in pytree.tree_flatten_with_path(tree)[0]]
+
+    def array_type(self, leaf: Any) -> ArrayType:
+        """Type of a tensor."""
+        if isinstance(leaf, Tensor):
+            return type_of(leaf)
+        raise TypeError(type(leaf).__name__)
+
+    def static_key(self, leaf: Any) -> Hashable:
+        """Shape, dtype, device, strides and class of tensors; the value of anything else."""
+        if isinstance(leaf, Tensor):
+            return leaf.shape, leaf.dtype, leaf.device, _strides(leaf), type(leaf) is Tensor
+        try:
+            hash(leaf)
+        except TypeError:
+            return id(leaf)
+        return type(leaf), leaf
+
+    def is_abstract(self, leaves: Sequence[Any]) -> bool:
+        """Whether a torch.func transform, a compiler or a fake-tensor trace is running."""
+        if torch._C._functorch.maybe_current_level() is not None or torch.compiler.is_compiling():
+            return True
+        return any(type(leaf).__name__ == "FakeTensor" or getattr(leaf, "is_meta", False) for leaf in leaves)
+
+    def adapt(self, f: Callable[..., Any], args: tuple[Any, ...], request: Request) -> Adapted | None:
+        """Make a module a plain function."""
+        return modules.adapt(f, args, request)
+
+    def ambient(self) -> Hashable:
+        """Global settings that a trace depends on."""
+        return (
+            torch.get_default_dtype(),
+            torch.is_inference_mode_enabled(),
+            torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu"),
+            torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda"),
+        )
+
+    def trace(self, call: Call) -> TorchTrace:
+        """Trace to a kept graph; eager where f cannot be traced."""
+        return TorchTrace(call)
+
+    def eager(self, call: Call, reason: str) -> TorchTrace:
+        """Run f anew each time."""
+        return TorchTrace(call, eager=reason)
+
+    def rates(self, device: str) -> Rates:
+        """Orders of magnitude per kind of device: eager dispatch dominates small problems."""
+        if device.startswith("cpu"):
+            return Rates(matmul=3e10, elementwise=1e9, bandwidth=8e9, launch=3e-6, call=2e-5)
+        return Rates(matmul=2e13, elementwise=1e12, bandwidth=1e12, launch=8e-6, call=3e-5)
+
+    def available_memory(self, device: str) -> int | None:
+        """What the device reports, or the free memory of the host."""
+        if device.startswith("cuda"):
+            return int(torch.cuda.mem_get_info(torch.device(device))[0])
+        return free_host_memory()
+
+    def block_until_ready(self, answer: Any) -> None:
+        """Wait for the device of the first tensor."""
+        for leaf in pytree.tree_leaves(answer):
+            if isinstance(leaf, Tensor) and leaf.device.type == "cuda":
+                torch.cuda.synchronize(leaf.device)
+                return
+
+
+def _strides(tensor: Tensor) -> Any:
+    return None if tensor.layout is not torch.strided else tensor.stride()
+
+
+_LEAF = pytree.tree_structure(0)
+BACKEND = TorchBackend()

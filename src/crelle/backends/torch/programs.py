@@ -1,0 +1,252 @@
+"""Derivative programs as kept graphs: traced by ``make_fx``, cleaned, compiled to Python, replayed on new tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from crelle._arrays import ArrayType, total_size
+from crelle.backends._protocol import Method
+from crelle.backends.torch import graph, run
+
+
+class Untraceable(Exception):
+    """f cannot be kept as a graph; the text says why."""
+
+
+def needs_values(error: Exception) -> bool:
+    """Whether make_fx gave up because a value was needed in Python."""
+    return "value out of a tracing tensor" in str(error) or type(error).__name__ in (
+        "DataDependentOutputException",
+        "GuardOnDataDependentSymNode",
+    )
+
+
+def traced(f: Callable[..., Any], arrays: Sequence[Tensor]) -> fx.GraphModule:
+    """The aten graph of f, which reads captured tensors as attributes."""
+    with torch.no_grad():  # an outer autograd must not record the trace; torch.func works inside
+        module: fx.GraphModule = make_fx(f)(*arrays)
+    for node in module.graph.nodes:
+        tags = getattr(node.target, "tags", ())
+        if torch.Tag.dynamic_output_shape in tags or torch.Tag.data_dependent_output in tags:
+            raise Untraceable(f"the shapes inside f depend on values ({node.target})")
+    return module
+
+
+def constants(module: fx.GraphModule) -> list[Tensor]:
+    """The tensors that the traced function captured: the very objects that it read."""
+    found = {}
+    for node in module.graph.find_nodes(op="get_attr"):
+        tensor = _attribute(module, node.target)
+        if isinstance(tensor, Tensor):
+            found[id(tensor)] = tensor
+    return list(found.values())
+
+
+def _attribute(module: fx.GraphModule, path: str) -> Any:
+    value: Any = module
+    for part in path.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def lift(module: fx.GraphModule, lifted: Sequence[Tensor], before: int) -> fx.GraphModule:
+    """Turn captured tensors into inputs, all of ``lifted`` in that order, after the first ``before`` placeholders."""
+    index = {id(t): i for i, t in enumerate(lifted)}
+    nodes = list(module.graph.nodes)
+    placeholders = [n for n in nodes if n.op == "placeholder"]
+    anchor = placeholders[before] if before < len(placeholders) else next(n for n in nodes if n.op != "placeholder")
+    with module.graph.inserting_before(anchor):
+        inputs = [module.graph.placeholder(f"captured_{i}") for i in range(len(lifted))]
+    for node, tensor in zip(inputs, lifted, strict=True):
+        node.meta["val"] = tensor.detach()
+    for node in nodes:
+        if node.op == "get_attr" and id(tensor := _attribute(module, node.target)) in index:
+            node.replace_all_uses_with(inputs[index[id(tensor)]])
+            module.graph.erase_node(node)
+    module.recompile()
+    return module
+
+
+class Program:
+    """A compiled derivative: called with the arrays of a call and the captured tensors."""
+
+    def __init__(self, replay: Callable[..., Any], unpack: Callable[[Any], Any]) -> None:
+        self._replay, self._unpack = replay, unpack
+
+    def __call__(self, dynamic: Sequence[Tensor], lifted: Sequence[Tensor]) -> Any:
+        """(blocks or flat answer, values, aux)."""
+        return self._unpack(self._replay(*dynamic, *lifted))
+
+
+Function = Callable[[Any], tuple[run.Flat, list[Any]]]
+
+
+def build(
+    function: Function,
+    dynamic: Sequence[Tensor],
+    lifted: Sequence[Tensor],
+    inputs: Sequence[ArrayType],
+    outputs: Sequence[ArrayType],
+    method: Method,
+    *,
+    flat: bool,
+    hessian: bool,
+    compiled: bool,
+) -> Program:
+    """Trace, lift, clean and compile one method. In chunks, the primal part is a graph of its own, run once."""
+    shape: dict[str, Any] = {}
+    if method.chunk is None or method.mode == "forward-over-forward":
+
+        def whole(*arrays: Any) -> Any:
+            g, active = function(arrays)
+            parts = run.answer(g, active, inputs, outputs, method, flat=flat, hessian=hessian)
+            return _pack(parts, shape)
+
+        module = lift(traced(whole, dynamic), lifted, len(dynamic))
+        return Program(_compile(module, compiled), lambda results: _unpack(results, shape))
+    return _chunked(function, dynamic, lifted, inputs, outputs, method, flat=flat, hessian=hessian, compiled=compiled)
+
+
+def _pack(parts: tuple[Any, list[Any], list[Any]], shape: dict[str, Any]) -> list[Any]:
+    blocks, values, aux = parts
+    grid = [list(row) for row in blocks] if isinstance(blocks, list) else None
+    shape["rows"] = [len(row) for row in grid] if grid is not None else None
+    shape["values"] = len(values)
+    return [*([b for row in grid for b in row] if grid is not None else [blocks]), *values, *aux]
+
+
+def _unpack(results: Sequence[Any], shape: dict[str, Any]) -> tuple[Any, list[Any], list[Any]]:
+    rows = shape["rows"]
+    start = 1 if rows is None else sum(rows)
+    blocks: Any = results[0]
+    if rows is not None:
+        flat = iter(results)
+        blocks = [[next(flat) for _ in range(width)] for width in rows]
+    end = start + shape["values"]
+    return blocks, list(results[start:end]), list(results[end:])
+
+
+def _compile(module: fx.GraphModule, compiled: bool) -> Callable[..., Any]:
+    if compiled:
+        return torch.compile(module)  # type: ignore[no-any-return]
+    return graph.compile_graph(graph.optimise(module))
+
+
+def _chunked(
+    function: Function,
+    dynamic: Sequence[Tensor],
+    lifted: Sequence[Tensor],
+    inputs: Sequence[ArrayType],
+    outputs: Sequence[ArrayType],
+    method: Method,
+    *,
+    flat: bool,
+    hessian: bool,
+    compiled: bool,
+) -> Program:
+    seeded = outputs if method.mode == "reverse" else inputs
+    total = total_size(tuple(seeded))
+    ids = run.wanted_seeds(method, total, flat)
+    count = total if ids is None else len(ids)
+    width = min(method.chunk or count, count)
+    device = dynamic[0].device
+    places = len(dynamic)
+    shape: dict[str, int] = {}
+
+    def one_batch(*arrays: Any) -> Any:
+        g, active = function(arrays[:places])
+        values, linear, _ = run.linear_map(g, active, inputs, outputs, method.mode, hessian)
+        leaves = run.batch(linear, list(arrays[places:]))
+        shape["values"] = len(values.outputs)
+        return [*leaves, *values.outputs, *values.aux]
+
+    seeds = run.unit_seeds(0, width, seeded, ids, device)
+    module = lift(traced(one_batch, [*dynamic, *seeds]), lifted, places)
+    parts = len(outputs) if method.mode == "forward" and not hessian else len(inputs)
+    primal, linear = split(graph.optimise(module), places + len(lifted), parts)
+    run_primal, run_linear = _compile_plain(primal, compiled), _compile_plain(linear, compiled)
+
+    def replay(*arrays: Any) -> Any:
+        *results, = run_primal(*arrays)
+        kept = len(results) - shape["rest"]
+        residuals, rest = results[:kept], results[kept:]
+
+        def pieces() -> Iterator[list[Any]]:
+            for start in range(0, count, width):
+                first = min(start, count - width)  # the last batch overlaps: every batch has the traced size
+                batch = run_linear(*residuals, *run.unit_seeds(first, first + width, seeded, ids, device))
+                yield [b[start - first :] for b in batch]
+
+        leaves = run.gather(pieces(), count, width)
+        blocks = run.shape_answer(leaves, method, inputs, outputs, flat=flat, hessian=hessian)
+        return blocks, rest[: shape["values"]], rest[shape["values"] :]
+
+    shape["rest"] = len(primal.graph.output_node().args[0]) - len(_residuals(linear, len(seeds)))
+    return Program(replay, lambda results: results)
+
+
+def _compile_plain(module: fx.GraphModule, compiled: bool) -> Callable[..., Any]:
+    return torch.compile(module) if compiled else graph.compile_graph(module)
+
+
+def _residuals(linear: fx.GraphModule, seeds: int) -> list[fx.Node]:
+    return list(linear.graph.find_nodes(op="placeholder"))[:-seeds]
+
+
+def split(module: fx.GraphModule, fixed: int, parts: int) -> tuple[fx.GraphModule, fx.GraphModule]:
+    """Cut a program into the part that does not depend on the seeds, run once, and the part that does, run per batch.
+
+    Args:
+        module: placeholders are ``fixed`` arrays, then seeds; results are ``parts`` products, then values and aux.
+
+    Returns:
+        primal: arrays -> (residuals, values, aux); linear: (residuals, seeds) -> products.
+    """
+    placeholders = list(module.graph.find_nodes(op="placeholder"))
+    depends = set(placeholders[fixed:])
+    for node in module.graph.nodes:
+        if any(a in depends for a in node.all_input_nodes):
+            depends.add(node)
+    output = module.graph.output_node()
+    depends.discard(output)
+    results = list(output.args[0])
+    products, rest = results[:parts], results[parts:]
+    used = [n for n in module.graph.nodes if n in depends]
+    residuals: dict[fx.Node, None] = {}
+    for node in used:
+        for source in node.all_input_nodes:
+            if source not in depends and source.op != "get_attr":
+                residuals.setdefault(source)
+    for node in products:
+        if isinstance(node, fx.Node) and node not in depends and node.op != "get_attr":
+            residuals.setdefault(node)
+
+    primal_graph, linear_graph = fx.Graph(), fx.Graph()
+    old: dict[fx.Node, fx.Node] = {}
+    for node in module.graph.nodes:
+        if node not in depends and node.op != "output":
+            old[node] = primal_graph.node_copy(node, lambda n: old[n])
+    primal_graph.output([*(old[n] for n in residuals), *(old[n] if isinstance(n, fx.Node) else n for n in rest)])
+    new: dict[fx.Node, fx.Node] = {}
+    for i, node in enumerate(residuals):
+        new[node] = linear_graph.placeholder(f"residual_{i}")
+        new[node].meta = dict(node.meta)
+    for node in placeholders[fixed:]:
+        new[node] = linear_graph.node_copy(node)
+
+    def moved(n: fx.Node) -> fx.Node:
+        if n not in new:  # a constant, copied where it is used
+            new[n] = linear_graph.node_copy(n)
+        return new[n]
+
+    for node in used:
+        if node.op != "placeholder":
+            new[node] = linear_graph.node_copy(node, moved)
+    linear_graph.output([moved(n) if isinstance(n, fx.Node) else n for n in products])
+    primal_graph.eliminate_dead_code()
+    return fx.GraphModule(module, primal_graph), fx.GraphModule(module, linear_graph)

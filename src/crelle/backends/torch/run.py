@@ -1,0 +1,315 @@
+"""Running a method in PyTorch: seeds through ``torch.func`` transforms. Run as it is, or once under ``make_fx``.
+
+``g`` is a function of the active leaves that returns ``(outputs, aux)``, both flat lists of tensors.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.func import grad, jvp, vjp, vmap
+
+from crelle._arrays import ArrayType, total_size
+from crelle.backends._protocol import Method
+
+Leaves = list[Any]
+Flat = Callable[..., tuple[Leaves, Leaves]]
+Linear = Callable[..., Leaves]
+
+
+def dtype_of(name: str) -> torch.dtype:
+    """``"float64"`` -> ``torch.float64``."""
+    return getattr(torch, name)  # type: ignore[no-any-return]
+
+
+def unit_seeds(start: int, stop: int, types: Sequence[ArrayType], ids: Any, device: Any) -> Leaves:
+    """Unit vectors ``ids[start:stop]`` (all indices where ``ids`` is None), as leaves [k, *shape]."""
+    count, total = stop - start, total_size(tuple(types))
+    kind = dtype_of(types[0].dtype)
+    if ids is None:
+        flat = torch.zeros(count, total, dtype=kind, device=device)
+        flat.diagonal(start).fill_(1)
+    else:
+        flat = torch.zeros(count, total, dtype=kind, device=device)
+        where = torch.as_tensor(ids[start:stop], device=device)
+        flat[torch.arange(count, device=device), where] = 1
+    parts = torch.split(flat, [t.size for t in types], 1) if len(types) > 1 else [flat]
+    return [p.to(dtype_of(t.dtype)).reshape(count, *t.shape) for p, t in zip(parts, types, strict=True)]
+
+
+class Values:
+    """f(x) and aux, filled by the linearisation, or by the first forward pass (no second evaluation of f)."""
+
+    outputs: Leaves
+    aux: Leaves
+
+    def keep(self, result: tuple[Leaves, Leaves]) -> Leaves:
+        """Record a result of g; give its outputs."""
+        self.outputs, self.aux = result
+        return self.outputs
+
+
+def linearise(g: Flat, active: Leaves, mode: str) -> tuple[Values, Linear]:
+    """Values, and the linear map of ``mode``: ``forward`` v ↦ Jv, ``reverse`` u ↦ Jᵀu.
+
+    PyTorch's pullback of a complex function is u ↦ Jᴴu; the conjugate of the result for real u is a row of J.
+    """
+    values = Values()
+    if mode == "forward":
+
+        def push(*v: Any) -> Leaves:
+            primal, tangents, aux = jvp(_pair_of_tuples(g), tuple(active), v, has_aux=True)
+            values.keep((list(primal), aux))
+            return list(tangents)
+
+        return values, push
+    outputs, pull, aux = vjp(lambda *a: g(*a), *active, has_aux=True)
+    values.keep((outputs, aux))
+
+    def back(*u: Any) -> Leaves:
+        rows = pull(list(u))
+        return [r.conj() if r.is_complex() else r for r in rows]
+
+    return values, back
+
+
+def _pair_of_tuples(g: Flat) -> Callable[..., Any]:
+    def paired(*leaves: Any) -> Any:
+        outputs, aux = g(*leaves)
+        return tuple(outputs), aux
+
+    return paired
+
+
+def linearise_gradient(g: Flat, active: Leaves, mode: str) -> tuple[Values, Linear]:
+    """Values, and v ↦ Hv for a scalar g, in one of three nestings."""
+    positions = tuple(range(len(active)))
+    values = Values()
+
+    def scalar(*leaves: Any) -> tuple[Any, tuple[Leaves, Leaves]]:
+        outputs, aux = g(*leaves)
+        return outputs[0], (outputs, aux)
+
+    if mode == "reverse-over-forward":
+
+        def product(*v: Any) -> Leaves:
+            def slope(*leaves: Any) -> Any:
+                primal, tangent, aux = jvp(scalar, leaves, v, has_aux=True)
+                return tangent, aux
+
+            rows, kept = grad(slope, positions, has_aux=True)(*active)
+            values.keep(kept)
+            return list(rows)
+
+        return values, product
+    gradient = grad(scalar, positions, has_aux=True)
+    if mode == "forward-over-reverse":
+
+        def push(*v: Any) -> Leaves:
+            _, tangents, kept = jvp(gradient, tuple(active), v, has_aux=True)
+            values.keep(kept)
+            return list(tangents)
+
+        return values, push
+    _, pull, kept = vjp(gradient, *active, has_aux=True)
+    values.keep(kept)
+    return values, lambda *u: list(pull(tuple(u)))
+
+
+def second_forward(g: Flat, active: Leaves) -> Callable[[Leaves, Leaves], Any]:
+    """(v, w) ↦ vᵀHw by two nested forward passes."""
+
+    def slope(leaves: Leaves, v: Leaves) -> Any:
+        return jvp(lambda *a: g(*a)[0][0], tuple(leaves), tuple(v))[1]
+
+    return lambda v, w: jvp(lambda *a: slope(list(a), v), tuple(active), tuple(w))[1]
+
+
+def linear_map(
+    g: Flat, active: Leaves, inputs: Sequence[ArrayType], outputs: Sequence[ArrayType], mode: str, hessian: bool
+) -> tuple[Values, Linear, Sequence[ArrayType]]:
+    """(values, linear map, types of its seeds) of a mode."""
+    if hessian:
+        return (*linearise_gradient(g, active, mode), inputs)
+    return (*linearise(g, active, mode), inputs if mode == "forward" else outputs)
+
+
+def batch(linear: Linear, seeds: Leaves) -> Leaves:
+    """The linear map on a batch of seeds [k, *shape]; one seed needs no batching rules at all."""
+    if seeds[0].shape[0] == 1:
+        return [leaf.unsqueeze(0) for leaf in linear(*[s.squeeze(0) for s in seeds])]
+    return list(vmap(lambda leaves: tuple(linear(*leaves)), randomness="same")(list(seeds)))
+
+
+def chunks(count: int, chunk: int | None) -> Iterator[tuple[int, int]]:
+    """(start, stop) of each batch."""
+    step = max(1, chunk or count)
+    for start in range(0, count, step):
+        yield start, min(start + step, count)
+
+
+def gather(parts: Iterator[Leaves], count: int, chunk: int | None) -> Leaves:
+    """Batches joined along the seed axis: written into place, or concatenated where autograd follows."""
+    if chunk is None or chunk >= count:
+        return next(parts)
+    buffers: Leaves = []
+    kept: list[Leaves] = []
+    start = 0
+    for part in parts:
+        if any(p.requires_grad for p in part) or torch._C._functorch.maybe_current_level() is not None:
+            kept.append(part)
+            continue
+        if not buffers:
+            buffers = [p.new_empty(count, *p.shape[1:]) for p in part]
+        for buffer, p in zip(buffers, part, strict=True):
+            buffer[start : start + p.shape[0]] = p
+        start += part[0].shape[0]
+    return buffers or [torch.cat(leaf) for leaf in zip(*kept, strict=True)]
+
+
+def wanted_seeds(method: Method, count: int, flat: bool) -> Any:
+    """Flat indices of the seeds to push, or None for all."""
+    return method.selected.seeds(method.side, count) if flat else None
+
+
+def shape_answer(
+    leaves: Leaves,
+    method: Method,
+    inputs: Sequence[ArrayType],
+    outputs: Sequence[ArrayType],
+    *,
+    flat: bool,
+    hessian: bool,
+) -> Any:
+    """Leaves with a leading seed axis -> blocks[i][j], or the flat matrix (or its part), as views where possible."""
+    outer = inputs if hessian else outputs
+    by_columns = not hessian and method.mode == "forward"
+    if flat:
+        rows = [leaf.reshape(leaf.shape[0], -1) for leaf in leaves]
+        matrix = rows[0] if len(rows) == 1 else torch.cat(rows, 1)
+        if by_columns or (hessian and method.side == "cols"):
+            matrix = matrix.T
+        m, n = total_size(tuple(outer)), total_size(tuple(inputs))
+        return _apply(method, matrix, m if method.side == "rows" else n)
+    seeded, other = (inputs, outer) if by_columns else (outer, inputs)
+    sizes = [t.size for t in seeded]
+    grid = []
+    for leaf, t in zip(leaves, other, strict=True):
+        parts = torch.split(leaf, sizes) if len(seeded) > 1 else (leaf,)
+        shaped = [part.reshape(*s.shape, *t.shape) for part, s in zip(parts, seeded, strict=True)]
+        if by_columns:
+            shaped = [
+                part.permute(*range(len(s.shape), part.ndim), *range(len(s.shape)))
+                for part, s in zip(shaped, seeded, strict=True)
+            ]
+        grid.append(shaped)
+    return grid if by_columns else [list(row) for row in zip(*grid, strict=True)]
+
+
+def _apply(method: Method, matrix: Tensor, count: int) -> Any:
+    """``Selected.apply`` with NumPy index arrays turned into tensors."""
+
+    class _Indexed:
+        def __init__(self, value: Tensor) -> None:
+            self.value = value
+
+        def __getitem__(self, key: Any) -> Any:
+            out = self.value[_tensor_key(key, self.value.device)]
+            return _Indexed(out)
+
+    out = method.selected.apply(_Indexed(matrix), method.side, count)
+    return out.value
+
+
+def _tensor_key(key: Any, device: Any) -> Any:
+    if isinstance(key, tuple):
+        return tuple(_tensor_key(k, device) for k in key)
+    return torch.as_tensor(key, device=device) if isinstance(key, np.ndarray) else key
+
+
+def empty_answer(
+    inputs: Sequence[ArrayType], outer: Sequence[ArrayType], method: Method, *, flat: bool, device: Any
+) -> Any:
+    """The answer for a matrix without entries."""
+    kinds = [dtype_of(t.dtype) for t in (*outer, *inputs)]
+    kind = kinds[0]
+    for other in kinds[1:]:
+        kind = torch.promote_types(kind, other)
+    if not flat:
+        return [[torch.zeros(*o.shape, *i.shape, dtype=kind, device=device) for i in inputs] for o in outer]
+    m, n = total_size(tuple(outer)), total_size(tuple(inputs))
+    rows = method.selected.passes("rows", m) if method.side == "rows" else m
+    cols = method.selected.passes("cols", n) if method.side == "cols" else n
+    return _apply(method, torch.zeros(rows, cols, dtype=kind, device=device), m if method.side == "rows" else n)
+
+
+def symmetric(g: Flat, active: Leaves, inputs: Sequence[ArrayType], chunk: int | None) -> tuple[Tensor, Leaves, Leaves]:
+    """The Hessian's lower triangle, entry by entry, mirrored: (flat matrix, values, aux)."""
+    n = total_size(tuple(inputs))
+    values, aux = g(*active)
+    product = second_forward(g, active)
+    i, j = np.tril_indices(n)
+    device = active[0].device
+
+    def parts() -> Iterator[Leaves]:
+        for start, stop in chunks(len(i), chunk):
+            v = unit_seeds(start, stop, inputs, i, device)
+            w = unit_seeds(start, stop, inputs, j, device)
+            yield [vmap(product)(v, w)]
+
+    (triangle,) = gather(parts(), len(i), chunk)
+    place = np.zeros((n, n), np.int64)
+    place[i, j] = place[j, i] = np.arange(len(i))
+    return triangle[torch.as_tensor(place, device=device)], values, aux
+
+
+def answer(
+    g: Flat,
+    active: Leaves,
+    inputs: Sequence[ArrayType],
+    outputs: Sequence[ArrayType],
+    method: Method,
+    *,
+    flat: bool,
+    hessian: bool,
+) -> tuple[Any, Leaves, Leaves]:
+    """(blocks or flat matrix, values, aux) by one method, without a kept graph."""
+    outer = inputs if hessian else outputs
+    m, n = total_size(tuple(outer)), total_size(tuple(inputs))
+    device = active[0].device
+    if not m or not n:
+        values, aux = g(*active)
+        return empty_answer(inputs, outer, method, flat=flat, device=device), values, aux
+    if method.mode == "forward-over-forward":
+        matrix, values, aux = symmetric(g, active, inputs, method.chunk)
+        leaves = list(torch.split(matrix, [t.size for t in inputs], 1))
+        return shape_answer(leaves, method, inputs, outputs, flat=flat, hessian=True), values, aux
+    values, linear, seeded = linear_map(g, active, inputs, outputs, method.mode, hessian)
+    total = total_size(tuple(seeded))
+    ids = wanted_seeds(method, total, flat)
+    count = total if ids is None else len(ids)
+    if count == 0:  # rows=[] or the like
+        found, aux = g(*active)
+        rest = outputs if method.mode == "forward" else inputs
+        leaves = [torch.zeros(0, *t.shape, dtype=dtype_of(t.dtype), device=device) for t in rest]
+        return shape_answer(leaves, method, inputs, outputs, flat=flat, hessian=hessian), found, aux
+    pieces = (batch(linear, unit_seeds(a, b, seeded, ids, device)) for a, b in chunks(count, method.chunk))
+    leaves = gather(pieces, count, method.chunk)
+    blocks = shape_answer(leaves, method, inputs, outputs, flat=flat, hessian=hessian)
+    return blocks, values.outputs, values.aux
+
+
+@contextlib.contextmanager
+def plain_kernels() -> Iterator[None]:
+    """Run attention and recurrent layers on kernels that have forward-mode and second derivatives."""
+    with (
+        torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH),
+        torch.backends.mkldnn.flags(enabled=False),  # type: ignore[no-untyped-call]
+        torch.backends.cudnn.flags(enabled=False),
+    ):
+        yield

@@ -1,0 +1,409 @@
+"""Tracing a PyTorch function once: its derivative as an aten graph that is replayed while the guards hold."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from crelle._arrays import ArrayType, types_text
+from crelle._errors import CrelleError, CrelleShapeError, CrelleTypeError, describe
+from crelle.backends._protocol import Call, CheckReport, Method, Runner
+from crelle.backends.torch import check, cost, guards, modules, programs, run, watch
+from crelle.backends.torch.programs import Untraceable
+from crelle.tangent.cost import PassCost
+
+_UNITS = {
+    "forward": ("JVP", 1),
+    "reverse": ("VJP", 1),
+    "forward-over-reverse": ("HVP", 1),
+    "reverse-over-forward": ("HVP", 1),
+    "reverse-over-reverse": ("HVP", 1),
+    "forward-over-forward": ("second-order JVP", 1),
+}
+_TRIANGLE_LIMIT = 16
+#: A mode that needs this many times more passes than the other is not traced only to be priced.
+_OBVIOUS = 4
+_PLAIN_NOTE = (
+    "attention and recurrent layers run on their plain kernels: the fused ones lack a rule that this derivative needs"
+)
+_TENSOR = object()  # marks the place of a tensor among the leaves of aux
+
+
+@dataclass(slots=True)
+class Result:
+    """What f returned: trees, and which leaves of aux are not tensors."""
+
+    out_tree: Any
+    aux_tree: Any
+    aux_static: list[Any]
+
+
+class FlatFunction:
+    """f of one call as a function of flat leaves: the active ones first, then the other tensors."""
+
+    def __init__(self, call: Call, like: FlatFunction | None = None) -> None:
+        self.call = call
+        self.leaves, self.tree = pytree.tree_flatten((call.args, call.kwargs))
+        self.result: Result | None = None
+        if like is not None:
+            self.order, self.active, self.result = like.order, like.active, like.result
+            return
+        starts = [0]
+        for arg in call.args:
+            starts.append(starts[-1] + pytree.tree_structure(arg).num_leaves)
+        active = [i for k in call.request.argnums_tuple for i in range(starts[k % len(call.args)], starts[k % len(call.args) + 1])]
+        taken = set(active)
+        passive = [i for i, leaf in enumerate(self.leaves) if i not in taken and isinstance(leaf, Tensor)]
+        self.order, self.active = [*active, *passive], len(active)
+
+    @property
+    def dynamic(self) -> list[Any]:
+        """The tensors of the call, in the order that :meth:`__call__` takes them."""
+        return [self.leaves[i] for i in self.order]
+
+    def __call__(self, *dynamic: Any) -> tuple[list[Any], list[Any]]:
+        """Flat outputs and flat tensors of aux."""
+        leaves = list(self.leaves)
+        for i, value in zip(self.order, dynamic, strict=True):
+            leaves[i] = value
+        args, kwargs = pytree.tree_unflatten(leaves, self.tree)
+        output = self.call.f(*args, **kwargs)
+        aux: Any = None
+        if self.call.request.has_aux:
+            if not isinstance(output, tuple) or len(output) != 2:
+                raise CrelleTypeError(
+                    describe(
+                        f"{self.call.text}: has_aux=True, and f returned {type(output).__name__}, not (output, aux)",
+                        called=types_text(self.call.inputs, self.call.names),
+                        try_="return a pair from f, or leave has_aux= out",
+                    )
+                )
+            output, aux = output
+        outputs, out_tree = pytree.tree_flatten(output)
+        _check_outputs(self.call, outputs)
+        aux_leaves, aux_tree = pytree.tree_flatten(aux)
+        tensors = [leaf for leaf in aux_leaves if isinstance(leaf, Tensor)]
+        static = [_TENSOR if isinstance(leaf, Tensor) else leaf for leaf in aux_leaves]
+        self.result = Result(out_tree, aux_tree, static)
+        return list(outputs), tensors
+
+    def assemble(self, blocks: Any, values: list[Any], aux: list[Any]) -> Any:
+        """The user's answer from flat parts."""
+        assert self.result is not None
+        request, in_tree = self.call.request, self.call.in_tree
+        answer = blocks
+        if not request.flat:
+            rows = [pytree.tree_unflatten(row, in_tree) for row in blocks]
+            if request.kind == "gradient":
+                answer = rows[0]
+            else:
+                answer = pytree.tree_unflatten(rows, in_tree if request.kind == "hessian" else self.result.out_tree)
+        if not (request.value or request.has_aux):
+            return answer
+        extra = []
+        if request.value:
+            extra.append(pytree.tree_unflatten(values, self.result.out_tree))
+        if request.has_aux:
+            tensors = iter(aux)
+            filled = [next(tensors) if static is _TENSOR else static for static in self.result.aux_static]
+            extra.append(pytree.tree_unflatten(filled, self.result.aux_tree))
+        if request.value:
+            return (tuple(extra) if request.has_aux else extra[0]), answer
+        return answer, extra[0]
+
+
+def _check_outputs(call: Call, outputs: list[Any]) -> None:
+    called = types_text(call.inputs, call.names)
+    for leaf in outputs:
+        if not isinstance(leaf, Tensor):
+            raise CrelleTypeError(
+                describe(
+                    f"{call.text}: f returned {_short(leaf)} of type {type(leaf).__name__}",
+                    called=called,
+                    expected="a tensor, or a tree of tensors",
+                    likely="a value taken out of PyTorch with .item(), float() or .numpy() has no derivative",
+                    try_="return tensors; has_aux=True if f returns (output, aux)",
+                )
+            )
+        if not (leaf.is_floating_point() or leaf.is_complex()):
+            raise CrelleTypeError(
+                describe(
+                    f"{call.text}: f returned {type_of(leaf)}, which has no derivative",
+                    called=called,
+                    expected="floating-point outputs",
+                    try_="has_aux=True, with integer results in aux",
+                )
+            )
+    if not outputs:
+        raise CrelleTypeError(
+            describe(f"{call.text}: f returned nothing", called=called, expected="a tensor, or a tree of tensors",
+                     likely="a missing return statement")
+        )  # fmt: skip
+    if call.request.kind in ("hessian", "gradient") and (len(outputs) != 1 or outputs[0].shape != ()):
+        raise CrelleShapeError(
+            describe(
+                f"{call.text}: f must return a scalar, and returned {', '.join(str(type_of(o)) for o in outputs)}",
+                called=called,
+                expected="one tensor of shape []",
+                likely="a missing sum or mean, or an axis of length 1",
+                try_="f(x).sum(), f(x)[0], or crelle.jacobian for a function with several outputs",
+            )
+        )
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+_NAMES: dict[torch.dtype, str] = {}
+
+
+def type_of(tensor: Tensor) -> ArrayType:
+    """Type of a tensor."""
+    dtype = tensor.dtype
+    name = _NAMES.get(dtype) or _NAMES.setdefault(dtype, str(dtype).removeprefix("torch."))
+    return ArrayType(name, tuple(tensor.shape), str(tensor.device))
+
+
+class TorchTrace:
+    """A function with a kept derivative graph, or one that is run anew at each call (``eager`` says why)."""
+
+    def __init__(self, call: Call, eager: str = "") -> None:
+        self.request, self.inputs, self.names, self.text = call.request, call.inputs, call.names, call.text
+        self.hessian = call.request.kind == "hessian"
+        self.units = _UNITS
+        self.notes: list[str] = []
+        self.unavailable: dict[str, str] = {}
+        self.costs: dict[str, PassCost] = {}
+        self.plain_kernels = False
+        self._stops_grad = False
+        self._guards: Any = None
+        self._lifted: list[Tensor] = []
+        self._programs: dict[tuple[str, int | None], programs.Program] = {}
+        flat = FlatFunction(call)
+        self._first: FlatFunction | None = flat
+        self._flat = flat
+        self.eager = eager or ("inside a transformation" if call.abstract else modules.unsupported_tensor(flat.leaves))
+        if not self.eager:
+            try:
+                self._trace(flat)
+            except Untraceable as reason:
+                self.eager = str(reason)
+        if self.eager:
+            self._start_eager(flat)
+            if not call.abstract:
+                self.notes.append(f"not traced: {self.eager}; f is run anew at each call, as torch.func does")
+        if self.plain_kernels:
+            self.notes.append(_PLAIN_NOTE)
+
+    def _trace(self, flat: FlatFunction) -> None:
+        """Look at one plain evaluation, trace one unbatched pass of each mode for its price, and make the guards."""
+        dynamic = [leaf.detach() for leaf in flat.dynamic]
+        outputs, seen = watch.evaluate(flat, [leaf.clone() for leaf in dynamic], self.text, self.names)
+        self.outputs = tuple(type_of(o) for o in outputs)
+        self._verify_complex()
+        if seen.reads_values:
+            raise Untraceable(f"f takes a value out of a tensor ({seen.reads_values})")
+        self._stops_grad = seen.stops_grad
+        with guards.record(flat.call.f, flat.call.args, flat.call.kwargs) as recording:
+            constants = self._price(flat, dynamic)
+        found = recording.guards(constants)
+        if found.unguardable:
+            raise Untraceable(found.unguardable)
+        self._guards, self._lifted = found, constants
+
+    def _start_eager(self, flat: FlatFunction) -> None:
+        """Types from one evaluation; prices by the number of passes alone."""
+        with torch.no_grad():
+            outputs, _ = flat(*flat.dynamic)
+        self.outputs = tuple(type_of(o) for o in outputs)
+        self._verify_complex()
+        moved = float(sum(t.nbytes for t in (*self.inputs, *self.outputs)))
+        for mode in self._modes():
+            self.costs[mode] = PassCost(flops=moved, bytes=moved, ops=60, peak_bytes=moved, primal_ops=30)
+
+    def _price(self, flat: FlatFunction, dynamic: list[Any]) -> list[Tensor]:
+        """The cost of one pass of every mode; returns the tensors that f captured."""
+        captured: dict[int, Tensor] = {}
+        n, m = sum(t.size for t in self.inputs), sum(t.size for t in self.outputs)
+        order = self._modes()
+        if not self.hessian and m > n:
+            order.sort()  # forward first
+        for mode in order:
+            if self.costs and self.request.mode == "auto" and not self.hessian:
+                few, many = sorted((m, n))
+                if many > _OBVIOUS * few:
+                    self.unavailable[mode] = f"not priced: {n if mode == 'forward' else m:,} passes against {few:,}"
+                    continue
+            program = self._try_program(flat, dynamic, mode)
+            if program is not None:
+                seeds = list(program.graph.find_nodes(op="placeholder"))[len(dynamic) :]
+                self.costs[mode] = cost.pass_cost(program.graph, seeds)
+                for tensor in programs.constants(program):
+                    captured.setdefault(id(tensor), tensor)
+        if not self.costs:
+            raise Untraceable("; ".join(f"{mode}: {why}" for mode, why in self.unavailable.items()))
+        return list(captured.values())
+
+    def _try_program(self, flat: FlatFunction, dynamic: list[Any], mode: str) -> torch.fx.GraphModule | None:
+        """The unbatched program of a mode, on plain kernels where the fused ones lack a rule; None where there is none."""
+        try:
+            return self._program(flat, dynamic, mode)
+        except CrelleError:
+            raise
+        except Exception as error:
+            if programs.needs_values(error):
+                raise Untraceable(f"f has control flow that depends on values ({type(error).__name__})") from None
+            if not self.plain_kernels:
+                try:
+                    with run.plain_kernels():
+                        program = self._program(flat, dynamic, mode)
+                except Exception:
+                    pass
+                else:
+                    self.plain_kernels = True
+                    return program
+            self.unavailable[mode] = _reason(error)
+            return None
+
+    def _program(self, flat: FlatFunction, dynamic: list[Any], mode: str) -> torch.fx.GraphModule:
+        """The unbatched pass (arrays, seed) -> (product, values) as a graph."""
+        count = len(dynamic)
+        seeded = self.outputs if mode == "reverse" else self.inputs
+        device = dynamic[0].device
+        seeds = [torch.ones(t.shape, dtype=run.dtype_of(t.dtype), device=device) for t in seeded]
+
+        def one_pass(*arrays: Any) -> Any:
+            g, active = self._function(flat, arrays[:count])
+            if mode == "forward-over-forward":
+                return run.second_forward(g, active)(list(arrays[count:]), list(arrays[count:]))
+            values, linear, _ = run.linear_map(g, active, self.inputs, self.outputs, mode, self.hessian)
+            return linear(*arrays[count:]), values.outputs
+
+        return programs.traced(one_pass, [*dynamic, *seeds])
+
+    def _modes(self) -> list[str]:
+        if self.hessian:
+            modes = ["forward-over-reverse", "reverse-over-reverse", "reverse-over-forward"]
+            n = sum(t.size for t in self.inputs)
+            if n <= _TRIANGLE_LIMIT and not self.request.selection.partial:
+                modes.append("forward-over-forward")
+        else:
+            modes = ["reverse", "forward"]
+        return [mode for mode in modes if mode not in self.unavailable]
+
+    def _verify_complex(self) -> None:
+        """Say which modes mean what for complex tensors; refuse what has no meaning."""
+        request = self.request
+        types = f"{types_text(self.inputs, self.names)} -> {types_text(self.outputs)}"
+        complex_in = any(t.is_complex for t in self.inputs)
+        complex_out = any(t.is_complex for t in self.outputs)
+        if request.holomorphic and not (complex_in and complex_out):
+            raise CrelleTypeError(
+                describe(f"{self.text}: holomorphic=True needs complex inputs and outputs", called=types,
+                         try_="leave holomorphic= out, or convert the input to complex")
+            )  # fmt: skip
+        if not request.holomorphic and complex_in and (complex_out or self.hessian):
+            raise CrelleTypeError(
+                describe(
+                    f"{self.text}: a complex function has one complex derivative only if it is holomorphic",
+                    called=types,
+                    likely="torch.func.jacrev would return the conjugate of what torch.func.jacfwd returns",
+                    try_="holomorphic=True if it is; otherwise differentiate real and imaginary parts as real tensors",
+                )
+            )
+        if self.hessian and complex_in:
+            for mode in ("forward-over-reverse", "reverse-over-reverse", "reverse-over-forward"):
+                self.unavailable[mode] = "PyTorch's reverse mode conjugates: only forward mode composes for complex tensors"
+        if complex_in and not request.holomorphic:
+            self.unavailable["forward"] = "the input is complex and the output real: only a gradient (a VJP) is defined"
+        if complex_out and not complex_in:
+            self.unavailable["reverse"] = "the output is complex and the input real: only forward mode is defined"
+
+    def _function(self, flat: FlatFunction, dynamic: Any) -> tuple[run.Flat, list[Any]]:
+        """(function of the active leaves, their values)."""
+        active, passive = list(dynamic[: self.active]), list(dynamic[self.active :])
+        return (lambda *leaves: flat(*leaves, *passive)), active
+
+    # -- what the protocol asks for
+
+    def match(self, call: Call) -> Any | None:
+        """(flat function, captured tensors as they are now), or None if a guard failed."""
+        first, self._first = self._first, None
+        fresh = first is not None and first.call is call
+        flat = first if fresh and first is not None else FlatFunction(call, like=None if self.eager else self._flat)
+        if self.eager:
+            return flat, ()
+        captured = self._guards.match(call.f)
+        return None if captured is None else (flat, captured)
+
+    def build(self, method: Method) -> Runner:
+        """A runner: replays the kept graph, or runs f anew."""
+        if self.eager:
+            return self._run_eagerly(method)
+        if sum(t.size for t in self.inputs) == 0 or sum(t.size for t in self.outputs) == 0:
+            return self._run_eagerly(method)
+        program: programs.Program | None = None
+        eagerly = self._run_eagerly(method)
+
+        def runner(call: Call, captured: Any) -> Any:
+            nonlocal program
+            flat, lifted = captured
+            if flat.call is not call:  # a frozen plan, called with other tensors
+                flat = FlatFunction(call, like=flat)
+            dynamic = flat.dynamic
+            if self._stops_grad and torch.is_grad_enabled() and any(t.requires_grad for t in (*dynamic, *lifted)):
+                return eagerly(call, (flat, ()))
+            if program is None:
+                program = self._build_program(flat, method)
+            return flat.assemble(*program(dynamic, lifted))
+
+        return runner
+
+    def _build_program(self, flat: FlatFunction, method: Method) -> programs.Program:
+        dynamic = [leaf.detach() for leaf in flat.dynamic]
+        with self._kernels():
+            return programs.build(
+                lambda arrays: self._function(flat, arrays), dynamic, self._lifted, self.inputs, self.outputs, method,
+                flat=self.request.flat, hessian=self.hessian, compiled=self.request.compile,
+            )  # fmt: skip
+
+    def _run_eagerly(self, method: Method) -> Runner:
+        def runner(call: Call, captured: Any) -> Any:
+            flat = captured[0]
+            if flat.call is not call:
+                flat = FlatFunction(call, like=flat)
+            g, active = self._function(flat, flat.dynamic)
+            with self._kernels():
+                parts = run.answer(
+                    g, active, self.inputs, self.outputs, method, flat=self.request.flat, hessian=self.hessian
+                )
+            return flat.assemble(*parts)
+
+        return runner
+
+    def _kernels(self) -> Any:
+        return run.plain_kernels() if self.plain_kernels else contextlib.nullcontext()
+
+    def check(self, call: Call, captured: Any, answer: Any, method: Method) -> CheckReport:
+        """One random product against an unbatched product by ``torch.autograd``."""
+        flat = captured[0]
+        if flat.call is not call:
+            flat = FlatFunction(call, like=flat)
+        with self._kernels():
+            return check.report(self, flat, answer, method)
+
+    def temporary_bytes(self, method: Method, call: Call, captured: Any) -> int | None:
+        """PyTorch does not count its temporary memory on every device."""
+        return None
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).strip().split("\n")[0]
+    return f"{type(error).__name__}: {text[:160]}"
