@@ -27,7 +27,7 @@ def report(trace: Any, flat: Any, answer: Any, method: Method) -> CheckReport:
         derivative = answer[1]
     elif request.has_aux:
         derivative = answer[0]
-    parts = [p.detach() for p in ([derivative] if request.flat else pytree.tree_leaves(derivative))]
+    parts = [p.clone() if p.is_inference() else p.detach() for p in ([derivative] if request.flat else pytree.tree_leaves(derivative))]
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         return _compare(trace, flat, parts, method, outer, m)
 
@@ -48,8 +48,9 @@ def _compare(
         weights = np.ones(1)
     np.add.at(u, rows, weights)
     seeds = _leaves(u, outer, device)
-    active = [t.detach().requires_grad_() for t in flat.dynamic[: flat.active]]
-    passive = [t.detach() for t in flat.dynamic[flat.active :]]
+    dynamic = run.plain_leaves(flat.dynamic)
+    active = [t.requires_grad_() for t in dynamic[: flat.active]]
+    passive = dynamic[flat.active :]
     values, _ = flat(*active, *passive)
     again, _ = flat(*active, *passive)
     same = all(torch.equal(a.detach().nan_to_num(), b.detach().nan_to_num()) for a, b in zip(values, again, strict=True))

@@ -33,8 +33,17 @@ def traced(f: Callable[..., Any], arrays: Sequence[Tensor]) -> fx.GraphModule:
     for node in module.graph.nodes:
         tags = getattr(node.target, "tags", ())
         if torch.Tag.dynamic_output_shape in tags or torch.Tag.data_dependent_output in tags:
+            if node.target is torch.ops.aten.index.Tensor and not any(_is_mask(index, module) for index in node.args[1]):
+                continue  # indices, not masks: the shape is theirs
             raise Untraceable(f"the shapes inside f depend on values ({node.target})")
     return module
+
+
+def _is_mask(node: Any, module: fx.GraphModule) -> bool:
+    if not isinstance(node, fx.Node):
+        return False
+    value = _attribute(module, str(node.target)) if node.op == "get_attr" else node.meta.get("val")
+    return not isinstance(value, Tensor) or value.dtype in (torch.bool, torch.uint8)
 
 
 def constants(module: fx.GraphModule) -> list[Tensor]:

@@ -27,6 +27,12 @@ def dtype_of(name: str) -> torch.dtype:
     return getattr(torch, name)  # type: ignore[no-any-return]
 
 
+@torch.inference_mode(False)  # type: ignore[untyped-decorator]
+def plain_leaves(leaves: Sequence[Tensor]) -> list[Tensor]:
+    """The same values, apart from the caller's autograd graph and inference mode."""
+    return [leaf.clone() if leaf.is_inference() else leaf.detach() for leaf in leaves]
+
+
 def unit_seeds(start: int, stop: int, types: Sequence[ArrayType], ids: Any, device: Any) -> Leaves:
     """Unit vectors ``ids[start:stop]`` (all indices where ``ids`` is None), as leaves [k, *shape]."""
     count, total = stop - start, total_size(tuple(types))
@@ -307,9 +313,13 @@ def answer(
 @contextlib.contextmanager
 def plain_kernels() -> Iterator[None]:
     """Run attention and recurrent layers on kernels that have forward-mode and second derivatives."""
-    with (
-        torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH),
-        torch.backends.mkldnn.flags(enabled=False),  # type: ignore[no-untyped-call]
-        torch.backends.cudnn.flags(enabled=False),
-    ):
-        yield
+    before = torch._C._get_mkldnn_enabled()  # torch.backends.mkldnn.flags also sets TF32, and warns
+    torch._C._set_mkldnn_enabled(False)
+    try:
+        with (
+            torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH),
+            torch.backends.cudnn.flags(enabled=False),
+        ):
+            yield
+    finally:
+        torch._C._set_mkldnn_enabled(before)

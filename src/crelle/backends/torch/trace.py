@@ -96,11 +96,11 @@ class FlatFunction:
         """The user's answer from flat parts."""
         assert self.result is not None
         request, in_tree = self.call.request, self.call.in_tree
-        answer = blocks
+        answer = blocks[0] if request.kind == "gradient" else blocks
         if not request.flat:
             rows = [pytree.tree_unflatten(row, in_tree) for row in blocks]
             if request.kind == "gradient":
-                answer = rows[0]
+                (answer,) = rows
             else:
                 answer = pytree.tree_unflatten(rows, in_tree if request.kind == "hessian" else self.result.out_tree)
         if not (request.value or request.has_aux):
@@ -188,7 +188,7 @@ class TorchTrace:
         self._programs: dict[tuple[str, int | None], programs.Program] = {}
         flat = FlatFunction(call)
         self._first: FlatFunction | None = flat
-        self._flat = flat
+        self._flat, self._active = flat, flat.active
         self.eager = eager or ("inside a transformation" if call.abstract else modules.unsupported_tensor(flat.leaves))
         if not self.eager:
             try:
@@ -196,15 +196,17 @@ class TorchTrace:
             except Untraceable as reason:
                 self.eager = str(reason)
         if self.eager:
+            self.unavailable.clear()
             self._start_eager(flat)
             if not call.abstract:
                 self.notes.append(f"not traced: {self.eager}; f is run anew at each call, as torch.func does")
         if self.plain_kernels:
             self.notes.append(_PLAIN_NOTE)
 
+    @torch.inference_mode(False)  # type: ignore[untyped-decorator]
     def _trace(self, flat: FlatFunction) -> None:
         """Look at one plain evaluation, trace one unbatched pass of each mode for its price, and make the guards."""
-        dynamic = [leaf.detach() for leaf in flat.dynamic]
+        dynamic = run.plain_leaves(flat.dynamic)
         outputs, seen = watch.evaluate(flat, [leaf.clone() for leaf in dynamic], self.text, self.names)
         self.outputs = tuple(type_of(o) for o in outputs)
         self._verify_complex()
@@ -328,7 +330,7 @@ class TorchTrace:
 
     def _function(self, flat: FlatFunction, dynamic: Any) -> tuple[run.Flat, list[Any]]:
         """(function of the active leaves, their values)."""
-        active, passive = list(dynamic[: self.active]), list(dynamic[self.active :])
+        active, passive = list(dynamic[: self._active]), list(dynamic[self._active :])
         return (lambda *leaves: flat(*leaves, *passive)), active
 
     # -- what the protocol asks for
@@ -366,8 +368,9 @@ class TorchTrace:
 
         return runner
 
+    @torch.inference_mode(False)  # type: ignore[untyped-decorator]
     def _build_program(self, flat: FlatFunction, method: Method) -> programs.Program:
-        dynamic = [leaf.detach() for leaf in flat.dynamic]
+        dynamic = run.plain_leaves(flat.dynamic)
         with self._kernels():
             return programs.build(
                 lambda arrays: self._function(flat, arrays), dynamic, self._lifted, self.inputs, self.outputs, method,
@@ -379,8 +382,12 @@ class TorchTrace:
             flat = captured[0]
             if flat.call is not call:
                 flat = FlatFunction(call, like=flat)
-            g, active = self._function(flat, flat.dynamic)
-            with self._kernels():
+            dynamic = flat.dynamic
+            leave = contextlib.nullcontext()
+            if torch.is_inference_mode_enabled():
+                dynamic, leave = run.plain_leaves(dynamic), torch.inference_mode(False)
+            with self._kernels(), leave:
+                g, active = self._function(flat, dynamic)
                 parts = run.answer(
                     g, active, self.inputs, self.outputs, method, flat=self.request.flat, hessian=self.hessian
                 )
@@ -391,6 +398,7 @@ class TorchTrace:
     def _kernels(self) -> Any:
         return run.plain_kernels() if self.plain_kernels else contextlib.nullcontext()
 
+    @torch.inference_mode(False)  # type: ignore[untyped-decorator]
     def check(self, call: Call, captured: Any, answer: Any, method: Method) -> CheckReport:
         """One random product against an unbatched product by ``torch.autograd``."""
         flat = captured[0]
