@@ -42,7 +42,7 @@ class Candidate:
     def label(self) -> str:
         """The name as printed: mode, and how it is batched."""
         batched = "dense " if self.chunk is None else ""
-        chunks = "" if self.chunk is None else f", chunks of {self.chunk:,}"
+        chunks = "" if self.chunk is None else ", one at a time" if self.chunk == 1 else f", chunks of {self.chunk:,}"
         return f"{batched}{self.mode}{chunks}"
 
     @property

@@ -108,25 +108,27 @@ def _candidates(
     """All at once, and in chunks if those are asked for or needed."""
     side = _side(kind, mode, selected, m, n)
     seeds = selected.passes(side, m if side == "rows" else n)
+    work = triangle(seeds) if mode == "forward-over-forward" else seeds
     unit, per_seed = trace.units[mode]
     itemsize = max((t.itemsize for t in (*call.inputs, *trace.outputs)), default=8)
     line = (n if side == "rows" else m) * itemsize  # one row or column of the result, staged before it is written
     per_seed_bytes = cost.peak_bytes + line
 
     def candidate(size: int | None) -> tuple[Candidate, Method]:
-        batch = seeds if size is None else min(size, seeds)
-        batches = 1 if size is None else math.ceil(seeds / max(batch, 1))
-        seconds = pass_seconds(cost, rates, seeds, batches) + seeds * line / rates.bandwidth
+        batch = work if size is None else min(size, work)
+        batches = 1 if size is None else math.ceil(work / max(batch, 1))
+        seconds = pass_seconds(cost, rates, work, batches) + seeds * line / rates.bandwidth
         working = int(cost.residual_bytes + batch * per_seed_bytes)
-        passes = triangle(seeds) if mode == "forward-over-forward" else seeds * per_seed
-        return Candidate(mode, unit, passes, size, seconds, working), Method(mode, side, size, selected)
+        return Candidate(mode, unit, work * per_seed, size, seconds, working), Method(mode, side, size, selected)
 
     if chunk is not None:
         return [candidate(chunk)]
     options = [candidate(None)]
-    if budget is not None and options[0][0].bytes > budget and seeds > 1:
+    if budget is not None and options[0][0].bytes > budget and work > 1:
         fitting = int((budget - cost.residual_bytes) // max(per_seed_bytes, 1))
-        options.append(candidate(max(1, min(fitting, seeds - 1))))
+        options.append(candidate(max(1, min(fitting, work - 1))))
+    if mode in trace.loop_modes and work > 1 and options[-1][0].chunk != 1:
+        options.append(candidate(1))
     return options
 
 

@@ -95,6 +95,7 @@ class Trace(Protocol):
         costs: cost of one pass for every mode that can be used.
         unavailable: for every mode that cannot be used, the reason.
         units: per mode, what a pass is called (``JVP``) and how many one seed takes.
+        loop_modes: modes whose seeds may also go one at a time: the way out where a framework's batching is wrong.
         notes: what the plan must say: fallbacks, zeros, assumptions.
     """
 
@@ -102,6 +103,7 @@ class Trace(Protocol):
     costs: Mapping[str, PassCost]
     unavailable: Mapping[str, str]
     units: Mapping[str, tuple[str, int]]
+    loop_modes: tuple[str, ...]
     notes: list[str]
 
     def match(self, call: Call) -> Any | None:

@@ -100,7 +100,7 @@ class FlatFunction:
         """The user's answer from flat parts."""
         assert self.result is not None
         call, request = self.call, self.call.request
-        answer = blocks
+        answer = blocks[0] if request.kind == "gradient" else blocks
         if not request.flat:
             outer = (
                 call.in_tree
@@ -171,7 +171,7 @@ class JaxTrace:
         self.request, self.inputs, self.names, self.text = call.request, call.inputs, call.names, call.text
         self.notes: list[str] = []
         self.unavailable: dict[str, str] = {}
-        self.units = _UNITS
+        self.units, self.loop_modes = _UNITS, ()
         self.key: Hashable = None
         self._closed: jex.ClosedJaxpr | None = None
         flat = FlatFunction(call)

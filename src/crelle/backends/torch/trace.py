@@ -177,7 +177,7 @@ class TorchTrace:
     def __init__(self, call: Call, eager: str = "") -> None:
         self.request, self.inputs, self.names, self.text = call.request, call.inputs, call.names, call.text
         self.hessian = call.request.kind == "hessian"
-        self.units = _UNITS
+        self.units, self.loop_modes = _UNITS, ("reverse", "reverse-over-reverse")
         self.notes: list[str] = []
         self.unavailable: dict[str, str] = {}
         self.costs: dict[str, PassCost] = {}
