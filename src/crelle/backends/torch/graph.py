@@ -1,0 +1,240 @@
+"""Making traced derivatives cheap to replay: the graph is rewritten once, then run as generated Python.
+
+``optimise`` takes an aten graph (from ``make_fx``, or from :func:`crelle.backends.torch.record.record`) and returns an
+equivalent one; ``compile_graph`` turns a graph into a function.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx
+
+from crelle.backends.torch import rules
+from crelle.backends.torch.codegen import compile_graph
+from crelle.backends.torch.functional import INPLACE_VIEWS, Base, Ref, View, parts_of, view_step
+from crelle.backends.torch.fuse import fuse
+from crelle.backends.torch.rewrite import (
+    Builder,
+    Spec,
+    Unsupported,
+    aten,
+    is_effect,
+    map_nodes,
+    spec_of,
+    tensors_in,
+    writes,
+)
+
+__all__ = ["compile_graph", "optimise"]
+
+
+def optimise(gm: fx.GraphModule) -> fx.GraphModule:
+    """An equivalent graph that runs fewer and cheaper operations.
+
+    Values agree to rounding, derivatives of all orders too, also under ``torch.func``. Placeholders keep their number and
+    order; attributes are captured tensors whose values may change, except those that an earlier call folded. Results
+    share no memory with inputs, captured tensors, constants or one another. A graph that holds something unknown
+    is returned as it is.
+    """
+    try:
+        return _Rewriter(gm).run()
+    except Unsupported:
+        return gm
+
+
+def _spec_of_node(gm: fx.GraphModule, node: fx.Node) -> Any:
+    if "spec" in node.meta:
+        return node.meta["spec"]
+    if node.op == "get_attr":
+        return spec_of(getattr(gm, str(node.target)))
+    return spec_of(node.meta.get("val"))
+
+
+class _Rewriter:
+    """One pass over the old graph, in order; writes are taken out on the way."""
+
+    def __init__(self, gm: fx.GraphModule) -> None:
+        self.gm = gm
+        self.b = Builder()
+        self.env: dict[fx.Node, Any] = {}
+        self.bases: list[Base] = []
+
+    def run(self) -> fx.GraphModule:
+        for node in self.gm.graph.nodes:
+            if node.op == "output":
+                return self._finish(node)
+            self.env[node] = self._visit(node)
+        raise Unsupported("a graph without output")
+
+    def _visit(self, node: fx.Node) -> Any:
+        if node.op == "placeholder":
+            made = self.b.graph.placeholder(str(node.target))
+            spec = _spec_of_node(self.gm, node)
+            if not isinstance(spec, Spec):
+                raise Unsupported(f"an input that is no tensor: {node}")
+            self.b.spec[made] = spec
+            self.b.order[made] = len(self.b.order)
+            return self._fresh(made, source=made)
+        if node.op == "get_attr":
+            value = getattr(self.gm, str(node.target))
+            if not isinstance(value, torch.Tensor):
+                raise Unsupported(f"an attribute that is no tensor: {node}")
+            made = self.b.attribute(str(node.target), value)
+            return self._fresh(made, source=made)
+        if node.op != "call_function":
+            raise Unsupported(f"{node.op} {node.target}")
+        if node.target is operator.getitem:
+            source, index = node.args
+            return self.env[source][index]  # type: ignore[index]
+        if not isinstance(node.target, torch._ops.OpOverload):
+            raise Unsupported(f"{node.target}")
+        if node.target in INPLACE_VIEWS:
+            return self._change_view(node)
+        if writes(node.target):
+            return self._write(node)
+        return self._call(node, node.target, node.args, node.kwargs)
+
+    def _fresh(self, value: fx.Node, source: fx.Node | None = None) -> Ref:
+        base = Base(value, source)
+        self.bases.append(base)
+        return Ref(base, (), value, 0)
+
+    def _read(self, value: Any) -> Any:
+        return map_nodes(value, lambda n: self._value(self.env[n]))
+
+    @staticmethod
+    def _value(ref: Any) -> Any:
+        return ref.read() if isinstance(ref, Ref) else tuple(r.read() for r in ref)
+
+    def _wrap(self, value: Any) -> Any:
+        if isinstance(value, fx.Node) and not isinstance(self.b.spec.get(value), Spec):
+            count = len(self.b.spec[value] or ())
+            return [self._fresh(self.b.item(value, i)) if self.b.spec[value][i] else None for i in range(count)]
+        if isinstance(value, fx.Node):
+            return self._fresh(value)
+        return value
+
+    def _call(self, node: fx.Node, target: Any, args: Any, kwargs: Any) -> Any:
+        """An operation that writes to nothing."""
+        first = self.env.get(args[0]) if args and isinstance(args[0], fx.Node) else None
+        spec = _spec_of_node(self.gm, node)
+        if isinstance(first, Ref) and target._schema.arguments[0].alias_info is not None or target in _VIEW_LIKE:
+            assert isinstance(first, Ref)
+            rest = tuple(args[1:])
+            if isinstance(spec, Spec):
+                step = view_step(self.b, target, self.b.shape(first.read()), rest, spec.shape)
+                if step is not None:
+                    return first.view(step)
+            else:
+                parts = parts_of(self.b, target, self.b.shape(first.read()), rest)
+                if parts is not None:
+                    return [first.view(part) for part in parts]
+        new_args, new_kwargs = self._read(tuple(args)), self._read(dict(kwargs))
+        if spec is None and target._schema.returns:
+            spec = self.b.infer(target, new_args, new_kwargs)
+        if isinstance(spec, Spec) and spec.device.type == "meta" and not tensors_in(new_args, new_kwargs):
+            raise Unsupported("a computation without data")
+        return self._wrap(rules.apply(self.b, target, new_args, new_kwargs, spec))
+
+    def _change_view(self, node: fx.Node) -> Any:
+        target = INPLACE_VIEWS[node.target]
+        ref = self.env[node.args[0]]  # type: ignore[index]
+        step = view_step(
+            self.b, target, self.b.shape(ref.read()), tuple(node.args[1:]), _spec_of_node(self.gm, node).shape
+        )
+        assert step is not None
+        ref.become(ref.view(step))
+        return ref
+
+    def _write(self, node: fx.Node) -> Any:
+        target: Any = node.target
+        written = [i for i, a in enumerate(target._schema.arguments) if a.alias_info is not None and a.alias_info.is_write]
+        pure = _out_of_place(target)
+        if pure is not None and written == [0]:
+            ref = self.env[node.args[0]]  # type: ignore[index]
+            args, kwargs = self._read(tuple(node.args)), self._read(dict(node.kwargs))
+            old = self.b.spec[ref.read()]
+            same = all(self.b.spec[n].dtype == old.dtype for n in tensors_in(args, kwargs))
+            broadcast = {self.b.shape(n) for n in tensors_in(args, kwargs)} - {old.shape, ()}
+            spec = old if same and not broadcast else self.b.infer(pure, args, kwargs)
+            new = rules.apply(self.b, pure, args, kwargs, spec)
+            if self.b.spec[new].dtype != old.dtype:
+                new = rules.apply(self.b, aten._to_copy.default, (new,), {"dtype": old.dtype}, old)
+            ref.write(self.b.expand(new, old.shape))
+            return ref
+        return self._write_to_copies(node, target, written)
+
+    def _write_to_copies(self, node: fx.Node, target: Any, written: list[int]) -> Any:
+        """An operation without an out-of-place form: it writes to copies, which become the new values."""
+        args = list(node.args)
+        names = [a.name for a in target._schema.arguments]
+        refs = {}
+        for i in written:
+            given = args[i] if i < len(args) else node.kwargs.get(names[i])
+            if given is None:
+                continue
+            if not isinstance(given, fx.Node) or i >= len(args):
+                raise Unsupported(f"{target} writes to a list or to a keyword argument")
+            refs[i] = self.env[given]
+        new_args, new_kwargs = list(self._read(tuple(args))), self._read(dict(node.kwargs))
+        for i in refs:
+            new_args[i] = self.b.emit(aten.clone.default, (new_args[i],), spec=self.b.spec[new_args[i]], fresh=True)
+        result = self.b.emit(target, tuple(new_args), new_kwargs, _spec_of_node(self.gm, node))
+        for i, ref in refs.items():
+            ref.write(new_args[i])
+        returns = target._schema.returns
+        if len(returns) == 1 and returns[0].alias_info is not None:
+            return refs[written[0]]
+        return self._wrap(result)
+
+    def _finish(self, output: fx.Node) -> fx.GraphModule:
+        result = self._read(output.args[0])
+        for base in self.bases:
+            if base.source is not None and base.version:
+                if base.value is not base.source:
+                    args = (base.source, base.value)
+                    self.b.emit(aten.copy_.default, args, spec=self.b.spec[base.source], fresh=True)
+        fuse(self.b, result)
+        seen: set[fx.Node] = set()
+        return self.b.finish(map_nodes(result, lambda n: self._own(n, seen)))
+
+    def _own(self, node: fx.Node, seen: set[fx.Node]) -> fx.Node:
+        """A result that shares memory with nothing that outlives the run, and with no other result."""
+        root = node
+        viewed = False
+        while root.op == "call_function" and root.target in _SHARES:
+            viewed = viewed or root.target is aten.expand.default
+            root = root.args[0]  # type: ignore[assignment]
+        lasting = root.op in ("placeholder", "get_attr") or root in self.b.constant or root in seen
+        seen.add(root)
+        if not lasting and not viewed:
+            return node
+        kwargs = {"memory_format": torch.contiguous_format}
+        return self.b.emit(aten.clone.default, (node,), kwargs, self.b.spec[node], fresh=True)
+
+
+def _out_of_place(target: Any) -> Any:
+    """``add_`` -> ``add``, where both take the same arguments and nothing is random; else ``None``."""
+    name = target._schema.name.split("::")[1]
+    if not name.endswith("_") or name.endswith("__") or torch.Tag.nondeterministic_seeded in target.tags:
+        return None
+    packet = getattr(torch.ops.aten, name[:-1], None)
+    pure = getattr(packet, target._overloadname, None) if packet is not None else None
+    if pure is None or writes(pure):
+        return None
+    same = [a.name for a in pure._schema.arguments] == [a.name for a in target._schema.arguments]
+    return pure if same else None
+
+
+_VIEW_LIKE = frozenset((aten._unsafe_view.default, aten.reshape.default, aten.contiguous.default))
+_SHARES = frozenset(
+    (
+        aten.reshape.default, aten.permute.default, aten.expand.default, aten.slice.Tensor, aten.select.int,
+        aten.diagonal.default, aten.detach.default, aten._conj.default, aten.view_as_real.default,
+        aten.view_as_complex.default, aten.as_strided.default, aten.unfold.default, aten.view.dtype,
+    )
+)  # fmt: skip

@@ -1,0 +1,437 @@
+"""Building an aten graph with value numbering: every operation is made once, views are kept in one normal form.
+
+The normal form is ``expand(permute(reshape(x)))``. ``view``, ``unsqueeze``, ``squeeze``, ``t`` and ``transpose`` do not
+survive, so chains of them cancel by construction, and rules see through them. No rule for an operation lives here.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, fx
+from torch.utils._python_dispatch import _disable_current_modes
+
+aten = torch.ops.aten
+
+#: Constants larger than this are computed in every run: a plan that is kept should not hold an n × n identity.
+FOLD_BYTES = 1 << 18
+
+#: Prefix of the attributes that hold folded constants. They may be folded again; other attributes were captured by the
+#: traced function, may change between runs, and are never folded.
+FOLDED = "_folded"
+
+
+class Spec(NamedTuple):
+    """What is known of a tensor before it is computed."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of a dense tensor."""
+        return self.size * self.dtype.itemsize
+
+
+def spec_of(value: Any) -> Any:
+    """Spec of a tensor (real or fake), or of each tensor in a list; ``None`` for anything else."""
+    if isinstance(value, Spec):
+        return value
+    if isinstance(value, Tensor):
+        return Spec(tuple(int(s) for s in value.shape), value.dtype, value.device)
+    if isinstance(value, (tuple, list)):
+        return tuple(spec_of(v) for v in value)
+    return None
+
+
+class Unsupported(Exception):
+    """The graph holds something that cannot be rewritten soundly; it is used as it is."""
+
+
+class Fill(NamedTuple):
+    """All elements are ``value``. A structural zero comes from the derivative rules and not from the user's function."""
+
+    value: Any
+    structural: bool
+
+
+class Diagonal(NamedTuple):
+    """A tensor of shape [n, \\*shape] with n = prod(shape): element [i, j] is ``values[i]`` where j is i, else zero."""
+
+    values: fx.Node
+
+
+def freeze(value: Any) -> Hashable:
+    """A hashable key of operation arguments. ``1``, ``1.0`` and ``True`` differ, and so do ``0.0`` and ``-0.0``."""
+    if isinstance(value, (tuple, list)):
+        return tuple(map(freeze, value))
+    if isinstance(value, (bool, int, float, complex)):
+        return (type(value), repr(value))
+    return value  # type: ignore[no-any-return]
+
+
+def tensors_in(*values: Any) -> list[fx.Node]:
+    """All nodes in nested arguments."""
+    found: list[fx.Node] = []
+    for value in values:
+        if isinstance(value, fx.Node):
+            found.append(value)
+        elif isinstance(value, (tuple, list)):
+            found.extend(tensors_in(*value))
+        elif isinstance(value, dict):
+            found.extend(tensors_in(*value.values()))
+    return found
+
+
+def map_nodes(value: Any, change: Callable[[fx.Node], Any]) -> Any:
+    """Nested arguments with every node changed; lists become tuples."""
+    if isinstance(value, fx.Node):
+        return change(value)
+    if isinstance(value, (tuple, list)):
+        return tuple(map_nodes(v, change) for v in value)
+    if isinstance(value, dict):
+        return {k: map_nodes(v, change) for k, v in value.items()}
+    return value
+
+
+def is_random(target: Any) -> bool:
+    """Whether an operation draws random numbers."""
+    return torch.Tag.nondeterministic_seeded in getattr(target, "tags", ())
+
+
+def writes(target: Any) -> bool:
+    """Whether an operation writes to one of its arguments."""
+    schema = getattr(target, "_schema", None)
+    return schema is not None and any(a.alias_info is not None and a.alias_info.is_write for a in schema.arguments)
+
+
+def is_effect(target: Any) -> bool:
+    """Whether an operation must be kept even where nothing reads its result."""
+    schema = getattr(target, "_schema", None)
+    return schema is not None and (writes(target) or is_random(target) or not schema.returns)
+
+
+def without_ones(shape: Iterable[int]) -> tuple[int, ...]:
+    """The dimensions that are not 1."""
+    return tuple(s for s in shape if s != 1)
+
+
+def contiguous_strides(shape: Sequence[int]) -> tuple[int, ...]:
+    """Row-major strides."""
+    out: list[int] = []
+    step = 1
+    for size in reversed(shape):
+        out.append(step)
+        step *= max(size, 1)
+    return tuple(reversed(out))
+
+
+class Builder:
+    """A graph under construction. ``spec``, ``fill`` and ``diagonal`` hold what is known of its nodes."""
+
+    def __init__(self) -> None:
+        self.graph = fx.Graph()
+        self.attributes: dict[str, Any] = {}
+        self.spec: dict[fx.Node, Any] = {}
+        self.fill: dict[fx.Node, Fill] = {}
+        self.diagonal: dict[fx.Node, Diagonal] = {}
+        self.constant: set[fx.Node] = set()
+        self.order: dict[fx.Node, int] = {}
+        self._known: dict[fx.Node, Tensor] = {}
+        self._table: dict[Hashable, fx.Node] = {}
+
+    # Nodes
+
+    def shape(self, node: fx.Node) -> tuple[int, ...]:
+        """Shape of a node's value."""
+        return self.spec[node].shape  # type: ignore[no-any-return]
+
+    def infer(self, target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Spec of a result, from the operation's own shape function."""
+
+        def stand_in(node: fx.Node) -> Tensor:
+            spec = self.spec[node]
+            return torch.empty(spec.shape, dtype=spec.dtype, device="meta")
+
+        with _disable_current_modes(), torch.no_grad():
+            moved = {k: v for k, v in kwargs.items() if k != "device"}
+            out = spec_of(target(*map_nodes(args, stand_in), **map_nodes(moved, stand_in)))
+        device = kwargs.get("device") or next((self.spec[n].device for n in tensors_in(args)), torch.device("cpu"))
+        if isinstance(out, Spec):
+            return out._replace(device=torch.device(device))
+        return tuple(o if o is None else o._replace(device=torch.device(device)) for o in out)
+
+    def emit(
+        self,
+        target: Any,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any] | None = None,
+        spec: Any = None,
+        *,
+        fresh: bool = False,
+    ) -> fx.Node:
+        """The node of an operation: an earlier one where it has the same arguments, unless it must be ``fresh``."""
+        kwargs = kwargs or {}
+        fresh = fresh or is_random(target) or writes(target)
+        key: Hashable = None
+        if not fresh:
+            key = (target, freeze(args), tuple(sorted((k, freeze(v)) for k, v in kwargs.items())))
+            if key in self._table:
+                return self._table[key]
+        if spec is None:
+            spec = self.infer(target, args, kwargs)
+        node = self.graph.create_node("call_function", target, args, dict(kwargs))
+        self.spec[node] = spec
+        self.order[node] = len(self.order)
+        if key is not None:
+            self._table[key] = node
+            small = isinstance(spec, Spec) and spec.nbytes <= FOLD_BYTES
+            if small and all(n in self.constant for n in node.all_input_nodes):
+                self.constant.add(node)
+        return node
+
+    def item(self, node: fx.Node, index: int) -> fx.Node:
+        """One result of an operation with several."""
+        return self.emit(operator.getitem, (node, index), spec=self.spec[node][index])
+
+    def attribute(self, name: str, value: Any) -> fx.Node:
+        """A tensor that the graph holds. Equal to an earlier one only where the object is the same."""
+        key = ("get_attr", id(value))
+        if key not in self._table:
+            node = self.graph.create_node("get_attr", name, name=name)
+            self.attributes[name] = value
+            self.spec[node] = spec_of(value)
+            self._table[key] = node
+            if name.startswith(FOLDED):
+                self.constant.add(node)
+                self._known[node] = value
+        return self._table[key]
+
+    def value(self, node: fx.Node) -> Tensor:
+        """Value of a constant node; never to be written to."""
+        if node not in self._known:
+            with _disable_current_modes(), torch._C._DisableFuncTorch(), torch.no_grad():
+                args, kwargs = map_nodes(node.args, self.value), map_nodes(node.kwargs, self.value)
+                self._known[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+        return self._known[node]
+
+    # Constants
+
+    def full(self, spec: Spec, value: Any, structural: bool = False) -> fx.Node:
+        """A tensor of one number."""
+        args, kwargs = (tuple(spec.shape), value), {"dtype": spec.dtype, "device": spec.device}
+        key = ("structural", args[0], freeze(value), spec.dtype, spec.device)
+        node = self._table.get(key) if structural else None
+        if node is None:
+            node = self.emit(aten.full.default, args, kwargs, spec, fresh=structural)
+            self.fill[node] = Fill(value, structural)
+            if structural:
+                self._table[key] = node
+                if spec.nbytes <= FOLD_BYTES:
+                    self.constant.add(node)
+        return node
+
+    def scalar(self, like: Spec, value: Any) -> fx.Node:
+        """A number as a 0-d tensor, which is cheaper to dispatch than a Python number (0.95 against 1.28 µs)."""
+        return self.full(like._replace(shape=()), value)
+
+    def diag(self, values: fx.Node, shape: tuple[int, ...]) -> fx.Node:
+        """The matrix with ``values`` [n] on its diagonal, as [n, \\*shape]."""
+        spec = self.spec[values]
+        n = spec.shape[0]
+        if n == 1:
+            return self.reshape(values, (1, *shape))
+        square = self.emit(aten.diag_embed.default, (values,), spec=spec._replace(shape=(n, n)))
+        self.diagonal[square] = Diagonal(values)
+        return self.reshape(square, (n, *shape))
+
+    # Views
+
+    def _is(self, node: fx.Node, target: Any) -> bool:
+        return node.op == "call_function" and node.target is target
+
+    def arguments(self, node: fx.Node) -> tuple[fx.Node, tuple[int, ...]]:
+        """(input, shape or order) of a view in normal form."""
+        return node.args[0], node.args[1]  # type: ignore[return-value]
+
+    def is_reshape(self, node: fx.Node) -> bool:
+        """Whether the node is a reshape."""
+        return self._is(node, aten.reshape.default)
+
+    def is_permute(self, node: fx.Node) -> bool:
+        """Whether the node is a permutation of axes."""
+        return self._is(node, aten.permute.default)
+
+    def is_expand(self, node: fx.Node) -> bool:
+        """Whether the node is an expansion."""
+        return self._is(node, aten.expand.default)
+
+    def reshape(self, x: fx.Node, shape: Sequence[int]) -> fx.Node:
+        """Same elements in row-major order."""
+        shape = tuple(shape)
+        old = self.shape(x)
+        if old == shape:
+            return x
+        if x in self.fill:
+            return self.full(self.spec[x]._replace(shape=shape), *self.fill[x])
+        if self.is_reshape(x):
+            return self.reshape(self.arguments(x)[0], shape)
+        if without_ones(old) == without_ones(shape):
+            if self.is_expand(x):
+                inner, _ = self.arguments(x)
+                padded = (1,) * (len(old) - len(self.shape(inner))) + self.shape(inner)
+                kept = iter([p for p, s in zip(padded, old, strict=True) if s != 1])
+                return self.expand(self.reshape(inner, tuple(1 if s == 1 else next(kept) for s in shape)), shape)
+            if self.is_permute(x):
+                inner, order = self.arguments(x)
+                source = self.shape(inner)
+                kept_axes = [a for a in range(len(source)) if source[a] != 1]
+                ones = len(shape) - len(kept_axes)
+                core = self.reshape(inner, (*(source[a] for a in kept_axes), *((1,) * ones)))
+                moved = iter([kept_axes.index(a) for a in order if source[a] != 1])
+                last = iter(range(len(kept_axes), len(shape)))
+                return self.permute(core, tuple(next(last) if s == 1 else next(moved) for s in shape))
+        node = self.emit(aten.reshape.default, (x, shape), spec=self.spec[x]._replace(shape=shape))
+        if x in self.diagonal and shape and shape[0] == old[0] and math.prod(shape[1:]) == shape[0]:
+            self.diagonal[node] = self.diagonal[x]
+        return node
+
+    def permute(self, x: fx.Node, order: Sequence[int]) -> fx.Node:
+        """Axes in another order."""
+        old = self.shape(x)
+        order = tuple(a % len(old) for a in order)
+        if order == tuple(range(len(old))):
+            return x
+        shape = tuple(old[a] for a in order)
+        if x in self.fill:
+            return self.full(self.spec[x]._replace(shape=shape), *self.fill[x])
+        moving = [a for a in order if old[a] != 1]
+        if moving == sorted(moving):
+            return self.reshape(x, shape)
+        if self.is_permute(x):
+            inner, first = self.arguments(x)
+            return self.permute(inner, tuple(first[a] for a in order))
+        if self.is_expand(x):
+            inner, _ = self.arguments(x)
+            padded = (1,) * (len(old) - len(self.shape(inner))) + self.shape(inner)
+            return self.expand(self.permute(self.reshape(inner, padded), order), shape)
+        if x in self.diagonal and len(old) == 2:
+            return x
+        if self._is(x, aten.mm.default):
+            a, b = tensors_in(x.args)
+            if self.is_permute(a) and self.is_permute(b):  # (AᵀBᵀ)ᵀ = BA
+                spec = self.spec[x]._replace(shape=shape)
+                return self.emit(aten.mm.default, (self.arguments(b)[0], self.arguments(a)[0]), spec=spec)
+        return self.emit(aten.permute.default, (x, order), spec=self.spec[x]._replace(shape=shape))
+
+    def transpose(self, x: fx.Node) -> fx.Node:
+        """A matrix with its axes exchanged."""
+        return self.permute(x, (1, 0))
+
+    def expand(self, x: fx.Node, shape: Sequence[int]) -> fx.Node:
+        """Repeated along axes of size 1 and along new leading axes."""
+        shape = tuple(shape)
+        old = self.shape(x)
+        if old == shape:
+            return x
+        if x in self.fill:
+            return self.full(self.spec[x]._replace(shape=shape), *self.fill[x])
+        if self.is_expand(x):
+            return self.expand(self.arguments(x)[0], shape)
+        if math.prod(old) == math.prod(shape):
+            return self.reshape(x, shape)
+        return self.emit(aten.expand.default, (x, shape), spec=self.spec[x]._replace(shape=shape))
+
+    def unexpanded(self, x: fx.Node) -> fx.Node:
+        """What was expanded."""
+        return self.arguments(x)[0] if self.is_expand(x) else x
+
+    def slice(self, x: fx.Node, axis: int, start: int, stop: int, step: int = 1) -> fx.Node:
+        """Elements start, start + step, ... before stop along an axis; bounds are in range."""
+        old = self.shape(x)
+        axis %= len(old)
+        stop = max(start, stop)
+        count = -(-(stop - start) // step)
+        if start == 0 and step == 1 and stop == old[axis]:
+            return x
+        shape = (*old[:axis], count, *old[axis + 1 :])
+        if x in self.fill:
+            return self.full(self.spec[x]._replace(shape=shape), *self.fill[x])
+        if self._is(x, aten.slice.Tensor) and step == 1:
+            inner, other, first, _, stride = x.args
+            if other == axis and stride == 1:
+                return self.slice(inner, axis, first + start, first + stop)  # type: ignore[arg-type, operator]
+        if self._is(x, aten.cat.default) and x.args[1] == axis and step == 1:
+            offset = 0
+            for part in tensors_in(x.args[0]):
+                size = self.shape(part)[axis]
+                if offset <= start and stop <= offset + size:
+                    return self.slice(part, axis, start - offset, stop - offset)
+                offset += size
+        args = (x, axis, start, stop, step)
+        return self.emit(aten.slice.Tensor, args, spec=self.spec[x]._replace(shape=shape))
+
+    def select(self, x: fx.Node, axis: int, index: int) -> fx.Node:
+        """One element along an axis, which is dropped."""
+        old = self.shape(x)
+        axis %= len(old)
+        index %= old[axis]
+        shape = old[:axis] + old[axis + 1 :]
+        if old[axis] == 1 or x in self.fill:
+            return self.reshape(x, shape) if old[axis] == 1 else self.full(
+                self.spec[x]._replace(shape=shape), *self.fill[x]
+            )
+        return self.emit(aten.select.int, (x, axis, index), spec=self.spec[x]._replace(shape=shape))
+
+    # The end
+
+    def finish(self, output: Any) -> fx.GraphModule:
+        """The live part of the graph, with constants evaluated and pairs of operations fused."""
+        self.graph.output(output)
+        self._fold_live()
+        for node in reversed(self.graph.nodes):
+            if not node.users and node.op in ("call_function", "get_attr") and not is_effect(node.target):
+                self.graph.erase_node(node)
+        used = {str(n.target): self.attributes[str(n.target)] for n in self.graph.nodes if n.op == "get_attr"}
+        for node in self.graph.nodes:
+            if node in self.spec:
+                node.meta["spec"] = self.spec[node]
+        return fx.GraphModule(_root(used), self.graph)
+
+    def _fold_live(self) -> None:
+        live: set[fx.Node] = set()
+        for node in reversed(self.graph.nodes):
+            if node in live or node.op in ("output", "placeholder") or is_effect(node.target):
+                live.add(node)
+                if node not in self.constant:
+                    live.update(node.all_input_nodes)
+        for node in list(self.graph.nodes):
+            if node not in live or node not in self.constant or node.op == "get_attr":
+                continue
+            # a view of shared memory would pin all of it, and an expanded one is slower to read
+            value = self.value(node).clone(memory_format=torch.contiguous_format)
+            name = f"{FOLDED}{len(self.attributes)}"
+            self.attributes[name] = value
+            with self.graph.inserting_before(node):
+                held = self.graph.create_node("get_attr", name, name=name)
+            self.spec[held] = self.spec[node]
+            self._known[held] = value
+            self.constant.add(held)
+            node.replace_all_uses_with(held)
+
+
+def _root(attributes: Mapping[str, Any]) -> torch.nn.Module:
+    root = torch.nn.Module()
+    for name, value in attributes.items():
+        object.__setattr__(root, name, value)
+    return root
