@@ -42,7 +42,7 @@ def make_plan(call: Call, trace: Trace, prefer: tuple[str, int | None] | None = 
     over: list[Candidate] = []
     for name, cost in trace.costs.items():
         for candidate, method in _candidates(name, cost, trace, request.kind, selected, rows, n, call, rates, budget, chunk):
-            if budget is not None and candidate.bytes > budget and candidate.chunk != chunk:
+            if budget is not None and candidate.bytes > budget and chunk is None:
                 over.append(candidate)
             else:
                 priced.append((candidate, method))

@@ -105,6 +105,7 @@ def build(
     *,
     flat: bool,
     hessian: bool,
+    tape: bool,
     compiled: bool,
 ) -> Program:
     """Trace, lift, clean and compile one method. In chunks, the primal part is a graph of its own, run once."""
@@ -113,12 +114,14 @@ def build(
 
         def whole(*arrays: Any) -> Any:
             g, active = function(arrays)
-            parts = run.answer(g, active, inputs, outputs, method, flat=flat, hessian=hessian)
+            parts = run.answer(g, active, inputs, outputs, method, flat=flat, hessian=hessian, tape=tape)
             return _pack(parts, shape)
 
         module = lift(traced(whole, dynamic), lifted, len(dynamic))
         return Program(_compile(module, compiled), lambda results: _unpack(results, shape))
-    return _chunked(function, dynamic, lifted, inputs, outputs, method, flat=flat, hessian=hessian, compiled=compiled)
+    return _chunked(
+        function, dynamic, lifted, inputs, outputs, method, flat=flat, hessian=hessian, tape=tape, compiled=compiled
+    )
 
 
 def _pack(parts: tuple[Any, list[Any], list[Any]], shape: dict[str, Any]) -> list[Any]:
@@ -156,6 +159,7 @@ def _chunked(
     *,
     flat: bool,
     hessian: bool,
+    tape: bool,
     compiled: bool,
 ) -> Program:
     seeded = outputs if method.mode == "reverse" else inputs
@@ -169,7 +173,9 @@ def _chunked(
 
     def one_batch(*arrays: Any) -> Any:
         g, active = function(arrays[:places])
-        values, linear, _ = run.linear_map(g, active, inputs, outputs, method.mode, hessian)
+        values, linear, _ = run.linear_map(
+            g, active, inputs, outputs, method.mode, hessian=hessian, tape=tape
+        )
         leaves = run.batch(linear, list(arrays[places:]))
         shape["values"] = len(values.outputs)
         return [*leaves, *values.outputs, *values.aux]

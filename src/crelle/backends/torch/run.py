@@ -60,12 +60,15 @@ class Values:
         return self.outputs
 
 
-def linearise(g: Flat, active: Leaves, mode: str) -> tuple[Values, Linear]:
+def linearise(g: Flat, active: Leaves, mode: str, tape: bool = False) -> tuple[Values, Linear]:
     """Values, and the linear map of ``mode``: ``forward`` v ↦ Jv, ``reverse`` u ↦ Jᵀu.
 
-    PyTorch's pullback of a complex function is u ↦ Jᴴu; the conjugate of the result for real u is a row of J.
+    PyTorch's pullback of a complex function is u ↦ Jᴴu; the conjugate of the result for real u is a row of J. ``tape``
+    records with ``torch.autograd`` instead of ``torch.func``, which refuses some functions.
     """
     values = Values()
+    if tape:
+        return _linearise_on_tape(g, active, second=False)
     if mode == "forward":
 
         def push(*v: Any) -> Leaves:
@@ -79,9 +82,36 @@ def linearise(g: Flat, active: Leaves, mode: str) -> tuple[Values, Linear]:
 
     def back(*u: Any) -> Leaves:
         rows = pull(list(u))
-        return [r.conj() if r.is_complex() else r for r in rows]
+        return [r.conj() for r in rows] if u[0].is_complex() else list(rows)
 
     return values, back
+
+
+def _linearise_on_tape(g: Flat, active: Leaves, second: bool) -> tuple[Values, Linear]:
+    """The pullback of g, or of its gradient, by ``torch.autograd``: for functions that torch.func cannot transform."""
+    values = Values()
+    again = torch.is_grad_enabled()  # the caller may differentiate the result
+    with torch.enable_grad():
+        leaves = [a.view_as(a) if a.requires_grad else a.detach().requires_grad_() for a in active]
+        heads = values.keep(g(*leaves))
+        if second:
+            heads = list(_tape_products(heads, leaves, [torch.ones_like(h) for h in heads], keep=True))
+
+    def back(*u: Any) -> Leaves:
+        rows = _tape_products(heads, leaves, list(u), keep=again)
+        return [r.conj() for r in rows] if u[0].is_complex() else list(rows)
+
+    return values, back
+
+
+def _tape_products(heads: Leaves, leaves: Leaves, seeds: Leaves, keep: bool) -> Sequence[Tensor]:
+    pairs = [(h, s) for h, s in zip(heads, seeds, strict=True) if h.requires_grad]
+    if not pairs:
+        return [torch.zeros_like(leaf) for leaf in leaves]
+    outputs, cotangents = zip(*pairs, strict=True)
+    return torch.autograd.grad(
+        outputs, leaves, cotangents, retain_graph=True, create_graph=keep, allow_unused=True, materialize_grads=True
+    )
 
 
 def _pair_of_tuples(g: Flat) -> Callable[..., Any]:
@@ -92,8 +122,10 @@ def _pair_of_tuples(g: Flat) -> Callable[..., Any]:
     return paired
 
 
-def linearise_gradient(g: Flat, active: Leaves, mode: str) -> tuple[Values, Linear]:
+def linearise_gradient(g: Flat, active: Leaves, mode: str, tape: bool = False) -> tuple[Values, Linear]:
     """Values, and v ↦ Hv for a scalar g, in one of three nestings."""
+    if tape:
+        return _linearise_on_tape(g, active, second=True)
     positions = tuple(range(len(active)))
     values = Values()
 
@@ -137,12 +169,19 @@ def second_forward(g: Flat, active: Leaves) -> Callable[[Leaves, Leaves], Any]:
 
 
 def linear_map(
-    g: Flat, active: Leaves, inputs: Sequence[ArrayType], outputs: Sequence[ArrayType], mode: str, hessian: bool
+    g: Flat,
+    active: Leaves,
+    inputs: Sequence[ArrayType],
+    outputs: Sequence[ArrayType],
+    mode: str,
+    *,
+    hessian: bool,
+    tape: bool,
 ) -> tuple[Values, Linear, Sequence[ArrayType]]:
     """(values, linear map, types of its seeds) of a mode."""
     if hessian:
-        return (*linearise_gradient(g, active, mode), inputs)
-    return (*linearise(g, active, mode), inputs if mode == "forward" else outputs)
+        return (*linearise_gradient(g, active, mode, tape), inputs)
+    return (*linearise(g, active, mode, tape), inputs if mode == "forward" else outputs)
 
 
 def batch(linear: Linear, seeds: Leaves) -> Leaves:
@@ -283,6 +322,7 @@ def answer(
     *,
     flat: bool,
     hessian: bool,
+    tape: bool,
 ) -> tuple[Any, Leaves, Leaves]:
     """(blocks or flat matrix, values, aux) by one method, without a kept graph."""
     outer = inputs if hessian else outputs
@@ -295,7 +335,7 @@ def answer(
         matrix, values, aux = symmetric(g, active, inputs, method.chunk)
         leaves = list(torch.split(matrix, [t.size for t in inputs], 1))
         return shape_answer(leaves, method, inputs, outputs, flat=flat, hessian=True), values, aux
-    values, linear, seeded = linear_map(g, active, inputs, outputs, method.mode, hessian)
+    values, linear, seeded = linear_map(g, active, inputs, outputs, method.mode, hessian=hessian, tape=tape)
     total = total_size(tuple(seeded))
     ids = wanted_seeds(method, total, flat)
     count = total if ids is None else len(ids)

@@ -181,7 +181,7 @@ class TorchTrace:
         self.notes: list[str] = []
         self.unavailable: dict[str, str] = {}
         self.costs: dict[str, PassCost] = {}
-        self.plain_kernels = False
+        self.plain_kernels = self.tape = False
         self._stops_grad = False
         self._guards: Any = None
         self._lifted: list[Tensor] = []
@@ -262,6 +262,10 @@ class TorchTrace:
         except Exception as error:
             if programs.needs_values(error):
                 raise Untraceable(f"f has control flow that depends on values ({type(error).__name__})") from None
+            if "setup_context" in str(error) and mode.startswith("reverse") and not self.tape:
+                self.tape = True
+                self.notes.append("an autograd.Function without setup_context: torch.autograd records it")
+                return self._try_program(flat, dynamic, mode)
             if not self.plain_kernels:
                 try:
                     with run.plain_kernels():
@@ -285,7 +289,9 @@ class TorchTrace:
             g, active = self._function(flat, arrays[:count])
             if mode == "forward-over-forward":
                 return run.second_forward(g, active)(list(arrays[count:]), list(arrays[count:]))
-            values, linear, _ = run.linear_map(g, active, self.inputs, self.outputs, mode, self.hessian)
+            values, linear, _ = run.linear_map(
+                g, active, self.inputs, self.outputs, mode, hessian=self.hessian, tape=self.tape
+            )
             return linear(*arrays[count:]), values.outputs
 
         return programs.traced(one_pass, [*dynamic, *seeds])
@@ -374,7 +380,7 @@ class TorchTrace:
         with self._kernels():
             return programs.build(
                 lambda arrays: self._function(flat, arrays), dynamic, self._lifted, self.inputs, self.outputs, method,
-                flat=self.request.flat, hessian=self.hessian, compiled=self.request.compile,
+                flat=self.request.flat, hessian=self.hessian, tape=self.tape, compiled=self.request.compile,
             )  # fmt: skip
 
     def _run_eagerly(self, method: Method) -> Runner:
@@ -389,8 +395,9 @@ class TorchTrace:
             with self._kernels(), leave:
                 g, active = self._function(flat, dynamic)
                 parts = run.answer(
-                    g, active, self.inputs, self.outputs, method, flat=self.request.flat, hessian=self.hessian
-                )
+                    g, active, self.inputs, self.outputs, method,
+                    flat=self.request.flat, hessian=self.hessian, tape=self.tape,
+                )  # fmt: skip
             return flat.assemble(*parts)
 
         return runner
