@@ -11,7 +11,7 @@ from typing import Any
 
 from crelle import _check
 from crelle._arrays import types_text
-from crelle._errors import CrelleCheckError, CrelleShapeError, describe
+from crelle._errors import CrelleCheckError, CrelleError, CrelleShapeError, describe
 from crelle._plan import Plan
 from crelle._planner import make_plan
 from crelle.backends._protocol import Call, Method, Runner, Trace
@@ -32,50 +32,64 @@ class Prepared:
         self.plan, self._methods = make_plan(call, trace, prefer)
         self.method = self._methods[0]
         self.runner: Runner = trace.build(self.method)
-        self._unchecked = call.request.check
-        if not call.request.check:
-            self.plan = replace(self.plan, checked="no: check=False")
+        self._untried = True
 
     def run(self, call: Call, captured: Any) -> Any:
         """The answer; on the first run with concrete values also the check."""
-        if self._unchecked:
+        if self._untried:
             return self._first_run(call, captured)
         return self.runner(call, captured)
 
     def _first_run(self, call: Call, captured: Any) -> Any:
-        answer = self.runner(call, captured)
-        if call.abstract:
-            self.plan = replace(self.plan, checked="no: no concrete values (inside a transformation)")
-            return answer
-        error = ""
+        """Try the methods in the order of their price until one runs and passes the check."""
+        wrong = ""
+        failure: Exception | None = None
+        reasons: list[str] = []
         for attempt, method in enumerate(self._methods):
             if attempt:
                 self.method, self.runner = method, self.trace.build(method)
+            try:
                 answer = self.runner(call, captured)
+            except CrelleError:
+                raise
+            except Exception as error:  # a rule that is missing only for batches, or only for replay
+                failure = failure or error
+                reasons.append(f"failed: {type(error).__name__}")
+                continue
+            if call.abstract:
+                verdict = "no: no concrete values (inside a transformation)"
+                break
+            if not call.request.check:
+                verdict = "no: check=False"
+                break
             report = self.trace.check(call, captured, answer, method)
-            verdict, error = _check.judge(call, self.trace, method, report, first_error=error)
+            verdict, wrong = _check.judge(call, self.trace, method, report, first_error=wrong)
             if verdict:
                 break
+            reasons.append("failed the check")
         else:
-            raise CrelleCheckError(error) from None
-        self._unchecked = False
+            if wrong:
+                raise CrelleCheckError(wrong) from failure
+            assert failure is not None
+            raise failure
+        self._untried = call.abstract
         self.plan = replace(self.plan, checked=verdict)
-        if attempt:
-            self._reroute(attempt)
+        if reasons:
+            self._reroute(reasons)
         return answer
 
-    def _reroute(self, attempt: int) -> None:
-        """Record in the plan that its first choices failed the check."""
-        good = self._methods[attempt]
-        wrong = {(m.mode, m.chunk) for m in self._methods[:attempt]}
+    def _reroute(self, reasons: list[str]) -> None:
+        """Record in the plan that its first choices did not work, each with its reason."""
+        good = self.method
+        dropped = {(m.mode, m.chunk): why for m, why in zip(self._methods, reasons, strict=False)}
         candidates = list(self.plan.candidates)
         index = next(i for i, c in enumerate(candidates) if (c.mode, c.chunk) == (good.mode, good.chunk))
         chosen = replace(candidates.pop(index), reason="")
-        rest = [replace(c, reason="failed the check") if (c.mode, c.chunk) in wrong else c for c in candidates]
-        note = f"{', '.join(m.mode for m in self._methods[:attempt])} gave a wrong product and was dropped"
+        rest = [replace(c, reason=dropped.get((c.mode, c.chunk), c.reason)) for c in candidates]
+        notes = [f"{c.label} {c.reason} and was dropped" for c in rest if (c.mode, c.chunk) in dropped]
         self.plan = replace(
             self.plan, mode=chosen.mode, unit=chosen.unit, passes=chosen.passes, chunk=chosen.chunk,
-            seconds=chosen.seconds, bytes=chosen.bytes, candidates=(chosen, *rest), notes=(*self.plan.notes, note),
+            seconds=chosen.seconds, bytes=chosen.bytes, candidates=(chosen, *rest), notes=(*self.plan.notes, *notes),
         )  # fmt: skip
 
     def analyzed(self, call: Call, captured: Any, budget_seconds: float = 2.0) -> Plan:

@@ -389,18 +389,27 @@ class TorchTrace:
             if flat.call is not call:
                 flat = FlatFunction(call, like=flat)
             dynamic = flat.dynamic
-            leave = contextlib.nullcontext()
+            leave: Any = contextlib.nullcontext()
             if torch.is_inference_mode_enabled():
                 dynamic, leave = run.plain_leaves(dynamic), torch.inference_mode(False)
             with self._kernels(), leave:
-                g, active = self._function(flat, dynamic)
-                parts = run.answer(
-                    g, active, self.inputs, self.outputs, method,
-                    flat=self.request.flat, hessian=self.hessian, tape=self.tape,
-                )  # fmt: skip
+                try:
+                    parts = self._answer(flat, dynamic, method)
+                except RuntimeError as error:
+                    if self.tape or "setup_context" not in str(error):
+                        raise
+                    self.tape = True
+                    parts = self._answer(flat, dynamic, method)
             return flat.assemble(*parts)
 
         return runner
+
+    def _answer(self, flat: FlatFunction, dynamic: list[Any], method: Method) -> Any:
+        g, active = self._function(flat, dynamic)
+        return run.answer(
+            g, active, self.inputs, self.outputs, method,
+            flat=self.request.flat, hessian=self.hessian, tape=self.tape,
+        )  # fmt: skip
 
     def _kernels(self) -> Any:
         return run.plain_kernels() if self.plain_kernels else contextlib.nullcontext()
