@@ -386,6 +386,6 @@ def _type_of(value: Any) -> ArrayType:
 
 
 def _reason(error: Exception) -> str:
-    text = str(error).strip().split("\n")[0]
-    return f"{type(error).__name__}: {text[:160]}"
+    text = f"{type(error).__name__}: {error}".strip().split("\n")[0]
+    return text if len(text) <= 100 else text[:97] + "..."
 

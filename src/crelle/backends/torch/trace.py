@@ -429,5 +429,5 @@ class TorchTrace:
 
 
 def _reason(error: Exception) -> str:
-    text = str(error).strip().split("\n")[0]
-    return f"{type(error).__name__}: {text[:160]}"
+    text = f"{type(error).__name__}: {error}".strip().split("\n")[0]
+    return text if len(text) <= 100 else text[:97] + "..."
