@@ -15,6 +15,7 @@ from crelle._errors import (
 )
 from crelle._plan import Candidate, Plan
 from crelle._prepare import clear_caches
+from crelle._products import hvp, jvp, vjp
 from crelle._transforms import Transform, gradient, hessian, jacobian
 from crelle._version import __version__
 
@@ -35,5 +36,8 @@ __all__ = [
     "clear_caches",
     "gradient",
     "hessian",
+    "hvp",
     "jacobian",
+    "jvp",
+    "vjp",
 ]

@@ -10,7 +10,7 @@ from crelle._arrays import ArrayType
 from crelle._errors import CrelleTypeError, CrelleValueError, describe
 from crelle._request import Request
 from crelle.backends import find_backend, framework_of, get_backend
-from crelle.backends._protocol import Call
+from crelle.backends._protocol import Backend, Call
 
 
 def function_name(f: Callable[..., Any]) -> str:
@@ -50,7 +50,7 @@ def bind(f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], r
     """
     name = function_name(f)
     what = f"crelle.{request.kind}({name})"
-    backend = _backend(f, args, kwargs, what)
+    backend = backend_of(f, args, kwargs, what)
     adapted = backend.adapt(f, args, request)
     if adapted is not None:
         f, args, name = adapted.f, adapted.args, adapted.name
@@ -78,7 +78,7 @@ def bind(f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], r
         plain = all(t.is_float for t in inputs)
     except TypeError:
         inputs, plain = (), False
-    names = _names(f, request)
+    names = argument_names(f, request.argnums_tuple)
     if not plain or len(active) != 1 or len(wanted) != 1:
         names = tuple(
             names[k] + path for k, tree in enumerate(wanted) for path in backend.paths(tree)
@@ -94,7 +94,8 @@ def bind(f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], r
     )  # fmt: skip
 
 
-def _backend(f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], what: str) -> Any:
+def backend_of(f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], what: str) -> Backend:
+    """The one framework of a call: of the arrays among its arguments, or of the module that is called."""
     found = None
     stack: list[Any] = [*args, *kwargs.values()]
     if len(stack) == 1 and (only := framework_of(stack[0])):
@@ -115,14 +116,15 @@ def _backend(f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any
     return find_backend(what, leaves, describe_arguments(args, kwargs))
 
 
-def _names(f: Callable[..., Any], request: Request) -> tuple[str, ...]:
+def argument_names(f: Callable[..., Any], argnums: tuple[int, ...]) -> tuple[str, ...]:
+    """What f calls these arguments, or their numbers where it does not say."""
     code = getattr(f, "__code__", None)
     if code is None:
-        return tuple(f"argument {i}" for i in request.argnums_tuple)
+        return tuple(f"argument {i}" for i in argnums)
     positional = code.co_varnames[: code.co_argcount]
     if positional[:1] == ("self",) and hasattr(f, "__self__"):
         positional = positional[1:]
-    return tuple(positional[i] if 0 <= i < len(positional) else f"argument {i}" for i in request.argnums_tuple)
+    return tuple(positional[i] if 0 <= i < len(positional) else f"argument {i}" for i in argnums)
 
 
 def _check_active(
