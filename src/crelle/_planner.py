@@ -106,7 +106,7 @@ def _candidates(
     chunk: int | None,
 ) -> list[tuple[Candidate, Method]]:
     """All at once, and in chunks if those are asked for or needed."""
-    side = _side(kind, mode, selected, m, n)
+    side = selected.side(kind, mode, m, n)
     seeds = selected.passes(side, m if side == "rows" else n)
     work = triangle(seeds) if mode == "forward-over-forward" else seeds
     unit, per_seed = trace.units[mode]
@@ -135,12 +135,6 @@ def _candidates(
 def triangle(n: int) -> int:
     """Entries on and below the diagonal: what a symmetric matrix needs."""
     return n * (n + 1) // 2
-
-
-def _side(kind: str, mode: str, selected: Selected, m: int, n: int) -> str:
-    if kind == "hessian":  # symmetric: a pass yields a row and a column at once
-        return "rows" if selected.passes("rows", m) <= selected.passes("cols", n) else "cols"
-    return "rows" if mode == "reverse" else "cols"
 
 
 def _with_reason(c: Candidate, reason: str) -> Candidate:

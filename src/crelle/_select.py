@@ -66,6 +66,12 @@ class Selected:
     drop_row: bool
     drop_col: bool
 
+    def side(self, kind: str, mode: str, m: int, n: int) -> str:
+        """What one seed of ``mode`` yields: a row or a column; of a symmetric matrix, whichever needs fewer seeds."""
+        if kind == "hessian":
+            return "rows" if self.passes("rows", m) <= self.passes("cols", n) else "cols"
+        return "rows" if mode == "reverse" else "cols"
+
     def seeds(self, side: str, count: int) -> Index | None:
         """Which rows (``side="rows"``) or columns must be computed, sorted and unique; ``None`` for all ``count``."""
         wanted = self.entries[0 if side == "rows" else 1] if self.entries else getattr(self, side)

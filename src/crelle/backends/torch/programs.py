@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -95,33 +96,101 @@ class Program:
 Function = Callable[[Any], tuple[run.Flat, list[Any]]]
 
 
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a program computes: the function of some arrays, and everything of the request that shapes its answer."""
+
+    function: Function
+    inputs: Sequence[ArrayType]
+    outputs: Sequence[ArrayType]
+    flat: bool
+    hessian: bool
+    tape: bool
+
+    def answer(self, arrays: Sequence[Any], method: Method, seeds: Tensor | None = None) -> Any:
+        """(blocks or flat answer, values, aux)."""
+        g, active = self.function(arrays)
+        return run.answer(
+            g, active, self.inputs, self.outputs, method,
+            flat=self.flat, hessian=self.hessian, tape=self.tape, seeds=seeds,
+        )  # fmt: skip
+
+    def seeds(self, method: Method) -> tuple[Sequence[ArrayType], Any, int]:
+        """(types of the seeded leaves, flat indices or None, how many)."""
+        seeded = self.outputs if method.mode == "reverse" else self.inputs
+        total = total_size(tuple(seeded))
+        ids = run.wanted_seeds(method, total, self.flat)
+        return seeded, ids, total if ids is None else len(ids)
+
+
+@dataclass(slots=True)
+class Whole:
+    """A traced program for all seeds at once, before it is cleaned and compiled."""
+
+    module: fx.GraphModule
+    shape: dict[str, Any]
+    seed: fx.Node | None
+    count: int
+
+
+def trace_whole(question: Question, dynamic: Sequence[Tensor], method: Method) -> Whole:
+    """Trace a method for all its seeds; the seeds are the last input, so that what depends on them can be priced."""
+    shape: dict[str, Any] = {}
+    places = len(dynamic)
+    if method.mode == "forward-over-forward":
+        module = traced(lambda *arrays: _pack(question.answer(arrays, method), shape), dynamic)
+        return Whole(module, shape, None, 1)
+    seeded, ids, count = question.seeds(method)
+    seeds = run.unit_matrix(0, count, seeded, ids, dynamic[0].device)
+
+    def whole(*arrays: Any) -> Any:
+        return _pack(question.answer(arrays[:places], method, arrays[places]), shape)
+
+    module = traced(whole, [*dynamic, seeds])
+    node = list(module.graph.find_nodes(op="placeholder"))[places]
+    node.meta["seeds"] = None if ids is None else seeds
+    return Whole(module, shape, node, count)
+
+
+def finish(whole: Whole, lifted: Sequence[Tensor], places: int, compiled: bool) -> Program:
+    """Put the unit vectors in place of the seeds, lift what f captured, clean and compile."""
+    module, node = whole.module, whole.seed
+    if node is not None:
+        given, like = node.meta["seeds"], node.meta["val"]
+        with module.graph.inserting_after(node):
+            if given is None:  # made by operations that the rewriter understands: it can use that they are unit vectors
+                made = _unit_nodes(module.graph, node, like)
+            else:
+                module.register_buffer("_unit_seeds", given)
+                made = module.graph.get_attr("_unit_seeds")
+                made.meta["val"] = given
+        node.replace_all_uses_with(made, delete_user_cb=lambda user: user is not made and user.op != "placeholder")
+        module.graph.erase_node(node)
+    lift(module, lifted, places)
+    shape = whole.shape
+    return Program(_compile(module, compiled), lambda results: _unpack(results, shape))
+
+
+def _unit_nodes(nodes: fx.Graph, after: fx.Node, like: Tensor) -> fx.Node:
+    aten = torch.ops.aten
+    options = {"dtype": like.dtype, "layout": torch.strided, "device": like.device}
+    zeros = nodes.call_function(aten.zeros.default, ([*like.shape],), options)
+    zeros.meta["val"] = like
+    with nodes.inserting_after(zeros):
+        diagonal = nodes.call_function(aten.diagonal.default, (zeros,))
+        diagonal.meta["val"] = like.diagonal()
+    with nodes.inserting_after(diagonal):
+        nodes.call_function(aten.fill_.Scalar, (diagonal, 1)).meta["val"] = like.diagonal()
+    return zeros
+
+
 def build(
-    function: Function,
-    dynamic: Sequence[Tensor],
-    lifted: Sequence[Tensor],
-    inputs: Sequence[ArrayType],
-    outputs: Sequence[ArrayType],
-    method: Method,
-    *,
-    flat: bool,
-    hessian: bool,
-    tape: bool,
-    compiled: bool,
+    question: Question, dynamic: Sequence[Tensor], lifted: Sequence[Tensor], method: Method, compiled: bool
 ) -> Program:
     """Trace, lift, clean and compile one method. In chunks, the primal part is a graph of its own, run once."""
-    shape: dict[str, Any] = {}
     if method.chunk is None or method.mode == "forward-over-forward":
-
-        def whole(*arrays: Any) -> Any:
-            g, active = function(arrays)
-            parts = run.answer(g, active, inputs, outputs, method, flat=flat, hessian=hessian, tape=tape)
-            return _pack(parts, shape)
-
-        module = lift(traced(whole, dynamic), lifted, len(dynamic))
-        return Program(_compile(module, compiled), lambda results: _unpack(results, shape))
-    return _chunked(
-        function, dynamic, lifted, inputs, outputs, method, flat=flat, hessian=hessian, tape=tape, compiled=compiled
-    )
+        return finish(trace_whole(question, dynamic, method), lifted, len(dynamic), compiled)
+    return _chunked(question, dynamic, lifted, method, compiled)
 
 
 def _pack(parts: tuple[Any, list[Any], list[Any]], shape: dict[str, Any]) -> list[Any]:
@@ -150,31 +219,19 @@ def _compile(module: fx.GraphModule, compiled: bool) -> Callable[..., Any]:
 
 
 def _chunked(
-    function: Function,
-    dynamic: Sequence[Tensor],
-    lifted: Sequence[Tensor],
-    inputs: Sequence[ArrayType],
-    outputs: Sequence[ArrayType],
-    method: Method,
-    *,
-    flat: bool,
-    hessian: bool,
-    tape: bool,
-    compiled: bool,
+    question: Question, dynamic: Sequence[Tensor], lifted: Sequence[Tensor], method: Method, compiled: bool
 ) -> Program:
-    seeded = outputs if method.mode == "reverse" else inputs
-    total = total_size(tuple(seeded))
-    ids = run.wanted_seeds(method, total, flat)
-    count = total if ids is None else len(ids)
+    inputs, outputs, hessian = question.inputs, question.outputs, question.hessian
+    seeded, ids, count = question.seeds(method)
     width = min(method.chunk or count, count)
     device = dynamic[0].device
     places = len(dynamic)
     shape: dict[str, int] = {}
 
     def one_batch(*arrays: Any) -> Any:
-        g, active = function(arrays[:places])
+        g, active = question.function(arrays[:places])
         values, linear, _ = run.linear_map(
-            g, active, inputs, outputs, method.mode, hessian=hessian, tape=tape
+            g, active, inputs, outputs, method.mode, hessian=hessian, tape=question.tape
         )
         leaves = run.batch(linear, list(arrays[places:]))
         shape["values"] = len(values.outputs)
@@ -198,7 +255,7 @@ def _chunked(
                 yield [b[start - first :] for b in batch]
 
         leaves = run.gather(pieces(), count, width)
-        blocks = run.shape_answer(leaves, method, inputs, outputs, flat=flat, hessian=hessian)
+        blocks = run.shape_answer(leaves, method, inputs, outputs, flat=question.flat, hessian=hessian)
         return blocks, rest[: shape["values"]], rest[shape["values"] :]
 
     shape["rest"] = len(primal.graph.output_node().args[0]) - len(_residuals(linear, len(seeds)))

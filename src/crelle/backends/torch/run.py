@@ -33,19 +33,26 @@ def plain_leaves(leaves: Sequence[Tensor]) -> list[Tensor]:
     return [leaf.clone() if leaf.is_inference() else leaf.detach() for leaf in leaves]
 
 
-def unit_seeds(start: int, stop: int, types: Sequence[ArrayType], ids: Any, device: Any) -> Leaves:
-    """Unit vectors ``ids[start:stop]`` (all indices where ``ids`` is None), as leaves [k, *shape]."""
-    count, total = stop - start, total_size(tuple(types))
-    kind = dtype_of(types[0].dtype)
+def unit_matrix(start: int, stop: int, types: Sequence[ArrayType], ids: Any, device: Any) -> Tensor:
+    """Unit vectors ``ids[start:stop]`` (all indices where ``ids`` is None) as rows [k, entries]."""
+    count = stop - start
+    flat = torch.zeros(count, total_size(tuple(types)), dtype=dtype_of(types[0].dtype), device=device)
     if ids is None:
-        flat = torch.zeros(count, total, dtype=kind, device=device)
         flat.diagonal(start).fill_(1)
     else:
-        flat = torch.zeros(count, total, dtype=kind, device=device)
-        where = torch.as_tensor(ids[start:stop], device=device)
-        flat[torch.arange(count, device=device), where] = 1
+        flat[torch.arange(count, device=device), torch.as_tensor(ids[start:stop], device=device)] = 1
+    return flat
+
+
+def seed_leaves(flat: Tensor, types: Sequence[ArrayType]) -> Leaves:
+    """Rows [k, entries] as leaves [k, *shape]."""
     parts = torch.split(flat, [t.size for t in types], 1) if len(types) > 1 else [flat]
-    return [p.to(dtype_of(t.dtype)).reshape(count, *t.shape) for p, t in zip(parts, types, strict=True)]
+    return [p.to(dtype_of(t.dtype)).reshape(p.shape[0], *t.shape) for p, t in zip(parts, types, strict=True)]
+
+
+def unit_seeds(start: int, stop: int, types: Sequence[ArrayType], ids: Any, device: Any) -> Leaves:
+    """:func:`unit_matrix` as leaves."""
+    return seed_leaves(unit_matrix(start, stop, types, ids, device), types)
 
 
 class Values:
@@ -323,8 +330,9 @@ def answer(
     flat: bool,
     hessian: bool,
     tape: bool,
+    seeds: Tensor | None = None,
 ) -> tuple[Any, Leaves, Leaves]:
-    """(blocks or flat matrix, values, aux) by one method, without a kept graph."""
+    """(blocks or flat matrix, values, aux) by one method; ``seeds`` are its unit vectors, where they are given."""
     outer = inputs if hessian else outputs
     m, n = total_size(tuple(outer)), total_size(tuple(inputs))
     device = active[0].device
@@ -344,8 +352,11 @@ def answer(
         rest = outputs if method.mode == "forward" else inputs
         leaves = [torch.zeros(0, *t.shape, dtype=dtype_of(t.dtype), device=device) for t in rest]
         return shape_answer(leaves, method, inputs, outputs, flat=flat, hessian=hessian), found, aux
-    pieces = (batch(linear, unit_seeds(a, b, seeded, ids, device)) for a, b in chunks(count, method.chunk))
-    leaves = gather(pieces, count, method.chunk)
+    if seeds is not None:
+        leaves = batch(linear, seed_leaves(seeds, seeded))
+    else:
+        pieces = (batch(linear, unit_seeds(a, b, seeded, ids, device)) for a, b in chunks(count, method.chunk))
+        leaves = gather(pieces, count, method.chunk)
     blocks = shape_answer(leaves, method, inputs, outputs, flat=flat, hessian=hessian)
     return blocks, values.outputs, values.aux
 

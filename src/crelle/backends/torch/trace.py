@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from crelle._arrays import ArrayType, types_text
+from crelle._arrays import ArrayType, total_size, types_text
 from crelle._errors import CrelleError, CrelleShapeError, CrelleTypeError, describe
 from crelle.backends._protocol import Call, CheckReport, Method, Runner
 from crelle.backends.torch import check, cost, guards, modules, programs, run, watch
@@ -28,6 +28,8 @@ _UNITS = {
 _TRIANGLE_LIMIT = 16
 #: A mode that needs this many times more passes than the other is not traced only to be priced.
 _OBVIOUS = 4
+#: Below this many entries a trace for the price of forward mode costs more than it can save where m <= n.
+_SMALL = 10_000
 _PLAIN_NOTE = (
     "attention and recurrent layers run on their plain kernels: the fused ones lack a rule that this derivative needs"
 )
@@ -185,7 +187,7 @@ class TorchTrace:
         self._stops_grad = False
         self._guards: Any = None
         self._lifted: list[Tensor] = []
-        self._programs: dict[tuple[str, int | None], programs.Program] = {}
+        self._wholes: dict[str, programs.Whole] = {}
         flat = FlatFunction(call)
         self._first: FlatFunction | None = flat
         self._flat, self._active = flat, flat.active
@@ -207,13 +209,20 @@ class TorchTrace:
     def _trace(self, flat: FlatFunction) -> None:
         """Look at one plain evaluation, trace one unbatched pass of each mode for its price, and make the guards."""
         dynamic = run.plain_leaves(flat.dynamic)
-        outputs, seen = watch.evaluate(flat, [leaf.clone() for leaf in dynamic], self.text, self.names)
+        copies = [leaf.clone() for leaf in dynamic]
+        recording = guards.record(flat.call.f, flat.call.args, flat.call.kwargs)
+        with recording:
+            outputs, seen = watch.evaluate(flat, copies, self.text, self.names)
         self.outputs = tuple(type_of(o) for o in outputs)
         self._verify_complex()
         if seen.reads_values:
             raise Untraceable(f"f takes a value out of a tensor ({seen.reads_values})")
         self._stops_grad = seen.stops_grad
-        with guards.record(flat.call.f, flat.call.args, flat.call.kwargs) as recording:
+        if seen.runs_backward_code:  # what f's own backward rules read is seen only while they run
+            recording = guards.record(flat.call.f, flat.call.args, flat.call.kwargs)
+            with recording:
+                constants = self._price(flat, dynamic)
+        else:
             constants = self._price(flat, dynamic)
         found = recording.guards(constants)
         if found.unguardable:
@@ -240,24 +249,25 @@ class TorchTrace:
         for mode in order:
             if self.costs and self.request.mode == "auto" and not self.hessian:
                 few, many = sorted((m, n))
-                if many > _OBVIOUS * few:
+                if many > _OBVIOUS * few or (mode == "forward" and m * n < _SMALL):
                     self.unavailable[mode] = f"not priced: {n if mode == 'forward' else m:,} passes against {few:,}"
                     continue
-            program = self._try_program(flat, dynamic, mode)
-            if program is not None:
-                seeds = list(program.graph.find_nodes(op="placeholder"))[len(dynamic) :]
-                self.costs[mode] = cost.pass_cost(program.graph, seeds)
-                for tensor in programs.constants(program):
-                    captured.setdefault(id(tensor), tensor)
+            small = m * n <= _SMALL and self.request.chunk is None and mode != "forward-over-forward"
+            module = self._try_program(flat, dynamic, mode, small)
+            for tensor in programs.constants(module) if module is not None else ():
+                captured.setdefault(id(tensor), tensor)
         if not self.costs:
             raise Untraceable("; ".join(f"{mode}: {why}" for mode, why in self.unavailable.items()))
         return list(captured.values())
 
-    def _try_program(self, flat: FlatFunction, dynamic: list[Any], mode: str) -> torch.fx.GraphModule | None:
-        """The unbatched program of a mode, on plain kernels where the fused ones lack a rule; None where there is none."""
+    def _try_program(
+        self, flat: FlatFunction, dynamic: list[Any], mode: str, small: bool
+    ) -> torch.fx.GraphModule | None:
+        """Trace and price a mode; on plain kernels where the fused ones lack a rule; None where there is none."""
+        trace = self._price_whole if small else self._price_one_pass
         try:
-            return self._program(flat, dynamic, mode)
-        except CrelleError:
+            return trace(flat, dynamic, mode)
+        except (CrelleError, Untraceable):
             raise
         except Exception as error:
             if programs.needs_values(error):
@@ -265,18 +275,49 @@ class TorchTrace:
             if "setup_context" in str(error) and mode.startswith("reverse") and not self.tape:
                 self.tape = True
                 self.notes.append("an autograd.Function without setup_context: torch.autograd records it")
-                return self._try_program(flat, dynamic, mode)
+                return self._try_program(flat, dynamic, mode, small)
             if not self.plain_kernels:
                 try:
                     with run.plain_kernels():
-                        program = self._program(flat, dynamic, mode)
+                        module = trace(flat, dynamic, mode)
                 except Exception:
                     pass
                 else:
                     self.plain_kernels = True
-                    return program
+                    return module
+            if small:  # perhaps only its batching rules are missing
+                return self._try_program(flat, dynamic, mode, False)
             self.unavailable[mode] = _reason(error)
             return None
+
+    def _price_whole(self, flat: FlatFunction, dynamic: list[Any], mode: str) -> torch.fx.GraphModule:
+        """Trace all seeds at once, which is what will run, and price it by the seed."""
+        outer, inner = total_size(self.inputs if self.hessian else self.outputs), total_size(self.inputs)
+        selected = self.request.selection.resolve(outer, inner)
+        method = Method(mode, selected.side(self.request.kind, mode, outer, inner), None, selected)
+        whole = programs.trace_whole(self._question(flat), dynamic, method)
+        assert whole.seed is not None
+        total = cost.pass_cost(whole.module.graph, [whole.seed])
+        count = max(whole.count, 1)
+        self.costs[mode] = replace(
+            total, flops=total.flops / count, matmul_flops=total.matmul_flops / count, bytes=total.bytes / count,
+            peak_bytes=total.peak_bytes / count,
+        )  # fmt: skip
+        self._wholes[mode] = whole
+        return whole.module
+
+    def _price_one_pass(self, flat: FlatFunction, dynamic: list[Any], mode: str) -> torch.fx.GraphModule:
+        """Trace one unbatched pass and price that."""
+        program = self._program(flat, dynamic, mode)
+        seeds = list(program.graph.find_nodes(op="placeholder"))[len(dynamic) :]
+        self.costs[mode] = cost.pass_cost(program.graph, seeds)
+        return program
+
+    def _question(self, flat: FlatFunction) -> programs.Question:
+        return programs.Question(
+            lambda arrays: self._function(flat, arrays),
+            self.inputs, self.outputs, self.request.flat, self.hessian, self.tape,
+        )  # fmt: skip
 
     def _program(self, flat: FlatFunction, dynamic: list[Any], mode: str) -> torch.fx.GraphModule:
         """The unbatched pass (arrays, seed) -> (product, values) as a graph."""
@@ -348,7 +389,7 @@ class TorchTrace:
         flat = first if fresh and first is not None else FlatFunction(call, like=None if self.eager else self._flat)
         if self.eager:
             return flat, ()
-        captured = self._guards.match(call.f)
+        captured = self._guards.match(call.f, call.args, call.kwargs)
         return None if captured is None else (flat, captured)
 
     def build(self, method: Method) -> Runner:
@@ -377,11 +418,11 @@ class TorchTrace:
     @torch.inference_mode(False)  # type: ignore[untyped-decorator]
     def _build_program(self, flat: FlatFunction, method: Method) -> programs.Program:
         dynamic = run.plain_leaves(flat.dynamic)
+        whole = self._wholes.pop(method.mode, None) if method.chunk is None else None
         with self._kernels():
-            return programs.build(
-                lambda arrays: self._function(flat, arrays), dynamic, self._lifted, self.inputs, self.outputs, method,
-                flat=self.request.flat, hessian=self.hessian, tape=self.tape, compiled=self.request.compile,
-            )  # fmt: skip
+            if whole is not None:
+                return programs.finish(whole, self._lifted, len(dynamic), self.request.compile)
+            return programs.build(self._question(flat), dynamic, self._lifted, method, self.request.compile)
 
     def _run_eagerly(self, method: Method) -> Runner:
         def runner(call: Call, captured: Any) -> Any:

@@ -26,10 +26,14 @@ _AUTOGRAD_FUNCTION = "torch/autograd/function.py"
 
 @dataclass(slots=True)
 class Seen:
-    """What f did: ``reads_values`` names the first call that took a value out of a tensor."""
+    """What f did: ``reads_values`` names the first call that took a value out of a tensor.
+
+    ``runs_backward_code``: f has Python code of its own that runs in the backward pass (a custom rule, or a hook).
+    """
 
     reads_values: str = ""
     stops_grad: bool = False
+    runs_backward_code: bool = False
 
 
 class _Watch(TorchFunctionMode):
@@ -45,6 +49,8 @@ class _Watch(TorchFunctionMode):
             self.seen.stops_grad = True
         elif name in _STOPS or (func is torch._C._set_grad_enabled and args[:1] == (False,)):
             self.seen.stops_grad = True
+        elif name == "register_hook":
+            self.seen.runs_backward_code = True
         elif name in ("__getitem__", "__setitem__") and _has_mask(args[1]) and not self.seen.reads_values:
             self.seen.reads_values = "indexing with a mask"
         elif name == "repeat_interleave" and not self.seen.reads_values and any(isinstance(a, Tensor) for a in args[1:]):
@@ -68,18 +74,27 @@ def evaluate(
     watch = _Watch()
     versions = [t._version for t in copies]
 
+    before = sys.getprofile()
+    chained = before if callable(before) else None
+
     def profile(frame: types.FrameType, event: str, arg: Any) -> None:
+        if chained is not None:  # what f reads is recorded in the same run
+            chained(frame, event, arg)
         if event == "call" and frame.f_code.co_name == "apply" and frame.f_code.co_filename.endswith(_AUTOGRAD_FUNCTION):
             # the outer derivative of a custom rule is not the derivative of the operations that it ran
-            watch.seen.stops_grad = True
+            watch.seen.stops_grad = watch.seen.runs_backward_code = True
 
-    before = sys.getprofile()
+    observed = before is None or callable(before)
     with torch.no_grad(), watch:
-        sys.setprofile(profile)
+        if observed:
+            sys.setprofile(profile)
+        else:  # a C profiler has the place, and could not be put back: assume what is safe
+            watch.seen.stops_grad = watch.seen.runs_backward_code = True
         try:
             outputs, _ = f(*copies)
         finally:
-            sys.setprofile(before)
+            if observed:
+                sys.setprofile(before)
     for i, (copy, version) in enumerate(zip(copies, versions, strict=True)):
         if copy._version != version:
             name = names[i] if i < len(names) else f"argument {i}"
