@@ -12,7 +12,7 @@ import os
 import sys
 import types
 import weakref
-from collections import Counter, OrderedDict, defaultdict, deque
+from collections import Counter, OrderedDict, defaultdict, deque, namedtuple
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,8 +31,8 @@ from crelle.backends.torch.code_reads import (
     Reads,
     class_kind,
     code_kind,
-    impure_builtin,
     impure_class,
+    impure_function,
     module_kind,
     reads_of,
 )
@@ -104,6 +104,7 @@ class Captures:
         self._reads: dict[int, Reads] = {}
         self._scopes: dict[int, str] = {}
         self._read_globals: set[tuple[int, str]] = set()
+        self._caches: list[tuple[Any, str, str]] = []
         self._late_imports: list[tuple[str, int, dict[str, Any]]] = []
         self.global_hooks_seen = False
 
@@ -158,13 +159,16 @@ class Captures:
         for key, code in self._ran.items():
             if key not in self._found and not self.problem:
                 self.refuse(f"calls {code.co_qualname}, which cannot be found from f")
+        for cache, source, label in self._caches:
+            # what it remembers cannot be seen; as long as it is not asked anything new it gives the same
+            self.program.require(f"{source}.cache_info()[1:]", tuple(cache.cache_info()[1:]), label)
         for captured in self.tensors.values():
             if not self.problem and _version(captured.tensor) != captured.version:
                 self.refuse(f"changes {captured.label} in place")
 
     def forget(self) -> None:
         """Let go of every object that was walked over."""
-        for store in (self._alive, self._spaces, self._functions, self._ran, self._reads, self._todo, self.tensors):
+        for store in (self._alive, self._spaces, self._functions, self._ran, self._reads, self._todo, self.tensors, self._caches):
             store.clear()
 
     # -- names
@@ -290,14 +294,13 @@ class Captures:
     def _cached_function(self, value: Any, source: str, label: str, everything: bool) -> None:
         variable = self.name(value, source, label)
         self.visit(value.__wrapped__, f"{variable}.__wrapped__", label, everything)
-        # what it remembers cannot be seen; as long as it has not been asked anything new it gives the same
-        self.program.require(f"{variable}.cache_info()[1:]", tuple(value.cache_info()[1:]), label)
+        self._caches.append((value, variable, label))
 
     def _builtin(self, value: Any, source: str, label: str, everything: bool) -> None:
         owner = getattr(value, "__self__", None)
         if owner is None or isinstance(owner, (types.ModuleType, type)):
-            if getattr(value, "__module__", None) == "numpy.random":
-                self.refuse(f"calls {impure_builtin(value)}")
+            if impure_function(value):
+                self.refuse(f"uses {label}")
             self.program.fail_if(f"{source} is not {self.program.constant(value)}", label)
             return
         variable = self.name(value, source, label)
@@ -320,7 +323,7 @@ class Captures:
         program = self.program
         variable = self.name(value, source, label)
         program.fail_if(
-            f"{variable}.__class__ is not {self._class_name(type(value), variable)} or len({variable}) != {len(value)}", label
+            f"{variable}.__class__ is not {self._class_name(type(value), variable, label)} or len({variable}) != {len(value)}", label
         )
         if len(value) > 16 and all(map(is_plain, value)):
             self._plain_items(f"list({variable})", list(value), label)
@@ -338,7 +341,7 @@ class Captures:
     def _dict(self, value: Any, source: str, label: str, everything: bool) -> None:
         program = self.program
         variable = self.name(value, source, label)
-        program.fail_if(f"{variable}.__class__ is not {self._class_name(type(value), variable)}", label)
+        program.fail_if(f"{variable}.__class__ is not {self._class_name(type(value), variable, label)}", label)
         keys = list(value)
         if not all(is_plain(key) or isinstance(key, type) for key in keys):
             self.refuse(f"captures {_quoted(label)}, a {type(value).__name__} with keys that are objects")
@@ -385,6 +388,8 @@ class Captures:
     def _function(self, value: types.FunctionType, source: str, label: str, everything: bool) -> None:
         program, code = self.program, value.__code__
         kind = code_kind(code, value.__globals__.get("__name__"))
+        if impure_function(value):
+            self.refuse(f"uses {label}")
         if kind != USER and not value.__closure__:
             program.fail_if(f"{source} is not {program.constant(value)}", label)
             return
@@ -532,7 +537,7 @@ class Captures:
             self.visit(value, source, label)
         elif (isinstance(value, type) and impure_class(value)) or isinstance(value, os._Environ):
             self.refuse(f"uses {label}")
-        elif getattr(value, "__module__", None) == "numpy.random" or impure_class(type(getattr(value, "__self__", None))):
+        elif impure_function(value):
             self.refuse(f"uses {label}")
         elif is_plain(value):
             self.program.require(source, value, label)
@@ -558,13 +563,13 @@ class Captures:
             items = {k: v for k, v in base.__dict__.items() if k not in _CLASS_PLUMBING and not isinstance(v, _DESCRIPTORS)}
             self.open(Space(items, lambda name, space=space: f"{space}[{name!r}]", base.__name__))  # type: ignore[misc]
 
-    def _class_name(self, cls: type, owner: str) -> str:
+    def _class_name(self, cls: type, owner: str, label: str) -> str:
         """A variable for the class of what ``owner`` names; made, with guards on the class, where there is none yet."""
         known = self._seen.get(id(cls))
         if known is None:
             if class_kind(cls) != USER:
                 return self.program.constant(cls)
-            self._class(cls, f"{owner}.__class__", cls.__name__)
+            self._class(cls, f"{owner}.__class__", label)
             known = self._seen[id(cls)]
         return known
 
@@ -579,7 +584,7 @@ class Captures:
             self.refuse(f"captures {_quoted(label)}, {what}")
             return
         variable = self.name(value, source, label)
-        self.program.fail_if(f"{variable}.__class__ is not {self._class_name(cls, variable)}", label)
+        self.program.fail_if(f"{variable}.__class__ is not {self._class_name(cls, variable, label)}", label)
         everything = everything or class_kind(cls) == LIBRARY
         if isinstance(attributes, dict):
             space = self.program.let(f"{variable}.__dict__", label)
@@ -598,7 +603,7 @@ class Captures:
     def layer_class(self, cls: type, variable: str, label: str) -> None:
         """The class of a module; of PyTorch's own layers, only ``forward`` is looked at."""
         fresh = id(cls) not in self._seen and class_kind(cls) != USER
-        self.program.fail_if(f"{variable}.__class__ is not {self._class_name(cls, variable)}", label)
+        self.program.fail_if(f"{variable}.__class__ is not {self._class_name(cls, variable, label)}", label)
         if fresh:
             self._seen[id(cls)] = name = self.program.constant(cls)
             self._alive.append(cls)
@@ -646,7 +651,8 @@ class _Slots(Mapping[str, Any]):
 
 
 _chain_end = object()
-_DESCRIPTORS = (types.MemberDescriptorType, types.GetSetDescriptorType)
+#: How a class finds slots and fields of a tuple: part of the class, not of what f reads.
+_DESCRIPTORS = (types.MemberDescriptorType, types.GetSetDescriptorType, type(namedtuple("_", "field").field))
 _CLASS_PLUMBING = frozenset(
     ("__dict__", "__weakref__", "__doc__", "__module__", "__annotations__", "__abstractmethods__", "_abc_impl",
      "__parameters__", "__orig_bases__", "__slots__", "__match_args__", "__dataclass_fields__", "__dataclass_params__",
@@ -667,9 +673,8 @@ def _is_inert(value: Any) -> bool:
 
 
 def _has_visible_state(cls: type) -> bool:
-    return all(base is object or base.__flags__ & _HEAP_TYPE for base in cls.__mro__) and not issubclass(
-        cls, (weakref.ref, torch.jit.ScriptObject)
-    )
+    visible = all(base in (object, types.SimpleNamespace) or base.__flags__ & _HEAP_TYPE for base in cls.__mro__)
+    return visible and not issubclass(cls, (weakref.ref, torch.ScriptObject))
 
 
 def _slots(cls: type) -> tuple[str, ...] | None:

@@ -22,6 +22,9 @@ LAYER = 2
 IMPURE = 3
 """Standard library whose answers differ from call to call, or that acts on the world."""
 
+IMPORTING = 4
+"""The import system: what runs under it, runs once."""
+
 #: Packages of which f may use functions, but that hold nothing of the user's; those that PyTorch itself needs included.
 _LIBRARY_PACKAGES = frozenset(
     "crelle torch functorch numpy jax jaxlib scipy sympy mpmath networkx jinja2 fsspec filelock typing_extensions "
@@ -137,6 +140,8 @@ _CRELLE = os.path.dirname(sys.modules["crelle"].__file__ or "") + os.sep
 @functools.lru_cache(maxsize=20_000)
 def file_kind(file: str) -> int:
     """Whose code a file holds. Names that no file has (``<stdin>``, a notebook's cell) are the user's."""
+    if file == "<frozen importlib._bootstrap>":
+        return IMPORTING
     if file.startswith("<frozen"):
         return IMPURE if file in _IMPURE_FILES else LIBRARY
     if file.startswith("<eval_with_key>"):  # written by torch.fx: a graph, which reads attributes of its module
@@ -211,6 +216,14 @@ _IMPURE_CLASSES = frozenset(
 def impure_class(cls: type) -> bool:
     """Whether objects of this class answer differently from call to call: generators of random numbers, files."""
     return any((base.__module__, base.__name__) in _IMPURE_CLASSES for base in cls.__mro__)
+
+
+def impure_function(function: Any) -> bool:
+    """Whether a function belongs to a source of random numbers, or sets one."""
+    module = getattr(function, "__module__", None)
+    return module in ("random", "secrets", "numpy.random", "torch.random") or impure_class(
+        type(getattr(function, "__self__", None))
+    )
 
 
 def impure_builtin(function: Any) -> str:

@@ -8,6 +8,7 @@ What cannot be checked (iterators, clocks, random numbers, effects on the world)
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,9 +20,10 @@ from torch import Tensor
 # the same from Python takes eight times as long, which small functions would notice.
 from torch._C._dynamo.guards import TensorGuards  # type: ignore[import-not-found, unused-ignore]
 
+from crelle._arrays import ArrayType
 from crelle.backends.torch.captures import Captures
-from crelle.backends.torch.code_reads import IMPURE, LIBRARY, code_kind, file_kind, impure_builtin
-from crelle.backends.torch.value_reads import HIDDEN_READERS, ValueReads
+from crelle.backends.torch.code_reads import IMPORTING, IMPURE, LAYER, LIBRARY, USER, code_kind, file_kind, impure_builtin
+from crelle.backends.torch.value_reads import ARRAY_READERS, HIDDEN_READERS, ValueReads
 
 #: A tensor whose values were read is compared by value up to this size.
 _MAX_VALUES = 4096
@@ -74,7 +76,7 @@ def _called_by_user(frame: Any) -> bool:
     caller = frame.f_back
     if caller is None:
         return False
-    return code_kind(caller.f_code, caller.f_globals.get("__name__")) not in (LIBRARY, IMPURE)
+    return code_kind(caller.f_code, caller.f_globals.get("__name__")) in (USER, LAYER)
 
 
 def _never(f: Any, args: Any = (), kwargs: Any = None) -> None:
@@ -91,6 +93,7 @@ class Recording:
         self._kinds: dict[str, int] = {}
         self._libraries: set[str] = set()
         self._previous: Any = None
+        self._collects = True
         self._outer: Recording | None = None
         self._importing: Any = None
 
@@ -99,12 +102,16 @@ class Recording:
         self._outer = _active[-1] if _active else None
         self._values.__enter__()
         _active.append(self)
+        self._collects = gc.isenabled()
+        gc.disable()  # a collection runs callbacks and finalizers, which are no code of f
         self._previous = sys.getprofile()
         sys.setprofile(self._quick_event())
         return self
 
     def __exit__(self, *exception: Any) -> None:
         sys.setprofile(None)
+        if self._collects:
+            gc.enable()
         _active.remove(self)
         self._values.__exit__(*exception)
         if self._previous is not None:
@@ -116,11 +123,14 @@ class Recording:
 
     def _quick_event(self) -> Callable[[Any, str, Any], None]:
         """The profiler: nearly all of some hundred thousand events are the library's own, and are left at once."""
-        libraries, handle = self._libraries, self._event
+        libraries, handle, refuse = self._libraries, self._event, self._captures.refuse
 
         def event_of_any_code(frame: Any, event: str, arg: Any) -> None:
             if frame.f_code.co_filename not in libraries:
-                handle(frame, event, arg)
+                try:
+                    handle(frame, event, arg)
+                except Exception as error:  # an object that cannot even be looked at; f itself must not notice
+                    refuse(f"reads something that cannot be looked at ({type(error).__name__}: {error})")
 
         return event_of_any_code
 
@@ -138,19 +148,27 @@ class Recording:
                 self._importing = None
             return
         if event == "call":
-            if code.co_name == "<module>":
+            if kind == IMPORTING:
+                self._importing = frame if code.co_name == "_find_and_load" else None
+            elif code.co_name == "<module>":
                 self._module_starts(frame)
             elif kind != IMPURE:
                 # a function evaluated from a string among no globals of its own: an adapter of the library
                 self._captures.ran(code, kind, adapter="__name__" not in frame.f_globals)
             elif _called_by_user(frame):
                 self._captures.refuse(f"calls {frame.f_globals.get('__name__')}.{code.co_name}")
-        elif event == "c_call" and kind != IMPURE:
+        elif kind not in (USER, LAYER):
+            return
+        elif event == "c_call":
             effect = impure_builtin(arg)
             if effect:
                 self._captures.refuse(f"calls {effect}")
             elif self._values.hidden and getattr(arg, "__name__", "") in HIDDEN_READERS:
                 self._captures.refuse(f"uses {arg.__name__} inside a backward pass or a call of PyTorch")
+            elif getattr(arg, "__name__", "") in ARRAY_READERS:
+                self._values.enter_array_reader()
+        elif event in ("c_return", "c_exception") and getattr(arg, "__name__", "") in ARRAY_READERS:
+            self._values.leave_array_reader()
 
     def _kind_of(self, frame: Any) -> int:
         file = frame.f_code.co_filename
@@ -223,8 +241,8 @@ class Recording:
             elif id(tensor) in lifted:
                 sources.append(program.constant(tensor))
             else:
-                dtype = str(tensor.dtype).removeprefix("torch.")
-                captures.refuse(f"reads a tensor {dtype}{list(tensor.shape)} that cannot be found from f")
+                kind = ArrayType(str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape))
+                captures.refuse(f"reads a tensor {kind} that cannot be found from f")
                 return ""
         all_tensors = list(captures.tensors.values())
         if all_tensors:

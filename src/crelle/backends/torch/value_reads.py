@@ -27,6 +27,8 @@ _CONVERTERS = frozenset(("tensor", "as_tensor", "asarray", "new_tensor", "__geti
 _INDEXERS = frozenset(("__getitem__", "__setitem__"))
 #: Built-in functions that read values of tensors given in lists.
 HIDDEN_READERS = frozenset(("tolist", "numpy", "tensor", "as_tensor", "asarray", "array", "new_tensor", "item"))
+#: Built-in functions that make a tensor of an array or a buffer, which hold no tensors. The upper mode does not see them.
+ARRAY_READERS = frozenset(("from_numpy", "frombuffer"))
 #: For operations with a shape that depends on values: which argument's values.
 _SHAPE_ARGUMENT = {"aten::masked_select": 1, "aten::nonzero": 0, "aten::repeat_interleave": 0}
 
@@ -61,6 +63,14 @@ class ValueReads:
     def __exit__(self, *exception: Any) -> None:
         for mode in reversed(self._modes):
             mode.__exit__(*exception)
+
+    def enter_array_reader(self) -> None:
+        """A function starts that makes a tensor of an array."""
+        self.call = ("from_numpy", (), {})
+
+    def leave_array_reader(self) -> None:
+        """It has ended."""
+        self.call = None
 
     def lift(self, tensor: Any) -> None:
         """A tensor has been made from Python data; the tensors among these data were read."""
