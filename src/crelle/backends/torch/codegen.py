@@ -90,6 +90,8 @@ class _Source:
                 return f"-{args[0]}"
             if target is aten.permute.default and node.args[1] == (1, 0):
                 return f"{self.bind(torch.t, 't')}({args[0]})"
+            if target is aten.contiguous.default:
+                return f"{args[0]}.contiguous()"
             if target is aten.expand.default:
                 return f"{args[0]}.expand({', '.join(map(self.text, node.args[1]))})"  # type: ignore[arg-type]
             if target is aten.pow.Tensor_Scalar and node.args[1] == 2:
@@ -97,7 +99,7 @@ class _Source:
             if target is aten.slice.Tensor and node.args[4] == 1:
                 _, axis, start, stop, _ = node.args
                 return f"{args[0]}[{':, ' * axis}{start}:{stop}]"  # type: ignore[operator]
-            if target is aten.sum.dim_IntList and len(node.args) == 2 and len(node.args[1]) == 1:  # type: ignore[arg-type]
+            if target is aten.sum.dim_IntList and len(node.args) == 2 and node.args[1] and len(node.args[1]) == 1:  # type: ignore[arg-type]
                 return f"{self.bind(torch.sum, 'sum')}({args[0]}, {node.args[1][0]})"  # type: ignore[index]
         args += [f"{key}={self.text(value)}" for key, value in node.kwargs.items()]
         function = _NAMED.get(target) or getattr(target, "_op", target)

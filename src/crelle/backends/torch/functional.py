@@ -10,9 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import fx
 
-from crelle.backends.torch.rewrite import Builder, Unsupported, aten
+from crelle.backends.torch.rewrite import FOLD_BYTES, FOLDED, Builder, Spec, Unsupported, aten
 
 Forward = Callable[[fx.Node], fx.Node]
 Inverse = Callable[[fx.Node, fx.Node], fx.Node]
@@ -141,14 +142,61 @@ def _main_diagonal(b: Builder, shape: tuple[int, ...], out: tuple[int, ...]) -> 
     return View(get, put)
 
 
-def slice_step(b: Builder, axis: int, start: int, stop: int, step: int) -> View:
-    """``x[..., start:stop:step, ...]`` as a view."""
-    put = aten.slice_scatter.default
+def strided_step(
+    b: Builder,
+    layout: tuple[tuple[int, ...], int],
+    spec: Spec,
+    size: tuple[int, ...],
+    strides: tuple[int, ...],
+    offset: int | None = None,
+) -> View:
+    """``as_strided`` as a gather: strides of the traced run mean nothing in the rewritten graph."""
+    if spec.nbytes > FOLD_BYTES:
+        raise Unsupported("as_strided of a large tensor")
+    places = _places(spec.shape, *layout)
+    wanted = _places(tuple(size), tuple(strides), layout[1] if offset is None else offset)
+    index_of = {int(p): i for i, p in enumerate(places)}
+    if not all(int(w) in index_of for w in wanted):
+        raise Unsupported("as_strided beyond the tensor that it is given")
+    ids = torch.tensor([index_of[int(w)] for w in wanted], dtype=torch.int64, device=spec.device)
+    index = b.attribute(f"{FOLDED}_strided{len(b.attributes)}", ids)
+    flat = (spec.size,)
+
+    def forward(x: fx.Node) -> fx.Node:
+        picked = b.emit(aten.index_select.default, (b.reshape(x, flat), 0, index), spec=spec._replace(shape=tuple(ids.shape)))
+        return b.reshape(picked, size)
 
     def inverse(parent: fx.Node, new: fx.Node) -> fx.Node:
-        if b.shape(parent) == b.shape(new):
+        if len(set(ids.tolist())) != len(ids):
+            raise Unsupported("a write through a view that overlaps itself")
+        args = (b.reshape(parent, flat), 0, index, b.reshape(new, tuple(ids.shape)))
+        return b.reshape(b.emit(aten.index_copy.default, args, spec=spec._replace(shape=flat)), spec.shape)
+
+    return View(forward, inverse)
+
+
+def _places(shape: tuple[int, ...], strides: tuple[int, ...], offset: int) -> list[int]:
+    """Where the elements lie in memory, in row-major order."""
+    places = [offset]
+    for size, stride in zip(shape, strides, strict=True):
+        places = [p + i * stride for p in places for i in range(size)]
+    return places
+
+
+def slice_step(b: Builder, axis: int, start: int, stop: int, step: int) -> View:
+    """``x[..., start:stop:step, ...]`` as a view."""
+    def inverse(parent: fx.Node, new: fx.Node) -> fx.Node:
+        shape, spec = b.shape(parent), b.spec[parent]
+        if shape == b.shape(new):
             return new
-        return b.emit(put, (parent, new, axis, start, stop, step), spec=b.spec[parent])
+        if step != 1:
+            return b.emit(aten.slice_scatter.default, (parent, new, axis, start, stop, step), spec=spec)
+        # slice_scatter has no derivative for complex tensors; a sum of padded parts is what most traces build
+        if parent in b.fill:
+            pad = (0, 0) * (len(shape) - 1 - axis) + (start, shape[axis] - stop)
+            return b.emit(aten.constant_pad_nd.default, (new, pad, b.fill[parent].value), spec=spec)
+        ends = (b.slice(parent, axis, 0, start), new, b.slice(parent, axis, stop, shape[axis]))
+        return b.emit(aten.cat.default, (tuple(e for e in ends if b.shape(e)[axis]), axis), spec=spec)
 
     return View(lambda x: b.slice(x, axis, start, stop, step), inverse)
 

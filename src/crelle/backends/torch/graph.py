@@ -6,6 +6,7 @@ equivalent one; ``compile_graph`` turns a graph into a function.
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +16,7 @@ from torch import fx
 
 from crelle.backends.torch import rules
 from crelle.backends.torch.codegen import compile_graph
-from crelle.backends.torch.functional import INPLACE_VIEWS, Base, Ref, View, parts_of, view_step
+from crelle.backends.torch.functional import INPLACE_VIEWS, Base, Ref, parts_of, strided_step, view_step
 from crelle.backends.torch.fuse import fuse
 from crelle.backends.torch.rewrite import (
     Builder,
@@ -108,7 +109,9 @@ class _Rewriter:
 
     @staticmethod
     def _value(ref: Any) -> Any:
-        return ref.read() if isinstance(ref, Ref) else tuple(r.read() for r in ref)
+        if isinstance(ref, list):
+            return tuple(r.read() for r in ref)
+        return ref.read() if isinstance(ref, Ref) else ref
 
     def _wrap(self, value: Any) -> Any:
         if isinstance(value, fx.Node) and not isinstance(self.b.spec.get(value), Spec):
@@ -125,6 +128,8 @@ class _Rewriter:
         if isinstance(first, Ref) and target._schema.arguments[0].alias_info is not None or target in _VIEW_LIKE:
             assert isinstance(first, Ref)
             rest = tuple(args[1:])
+            if target is aten.as_strided.default:
+                return first.view(strided_step(self.b, self._layout(args[0]), self.b.spec[first.read()], *rest))
             if isinstance(spec, Spec):
                 step = view_step(self.b, target, self.b.shape(first.read()), rest, spec.shape)
                 if step is not None:
@@ -139,6 +144,15 @@ class _Rewriter:
         if isinstance(spec, Spec) and spec.device.type == "meta" and not tensors_in(new_args, new_kwargs):
             raise Unsupported("a computation without data")
         return self._wrap(rules.apply(self.b, target, new_args, new_kwargs, spec))
+
+    def _layout(self, node: fx.Node) -> tuple[tuple[int, ...], int]:
+        """(strides, offset) of a tensor in the traced run."""
+        value = getattr(self.gm, str(node.target)) if node.op == "get_attr" else node.meta.get("val")
+        if "layout" in node.meta:
+            return node.meta["layout"]  # type: ignore[no-any-return]
+        if not isinstance(value, torch.Tensor):
+            raise Unsupported("as_strided of a tensor whose strides are not known")
+        return tuple(value.stride()), int(value.storage_offset())
 
     def _change_view(self, node: fx.Node) -> Any:
         target = INPLACE_VIEWS[node.target]
@@ -182,7 +196,8 @@ class _Rewriter:
             refs[i] = self.env[given]
         new_args, new_kwargs = list(self._read(tuple(args))), self._read(dict(node.kwargs))
         for i in refs:
-            new_args[i] = self.b.emit(aten.clone.default, (new_args[i],), spec=self.b.spec[new_args[i]], fresh=True)
+            kind = {"memory_format": torch.contiguous_format}
+            new_args[i] = self.b.emit(aten.clone.default, (new_args[i],), kind, self.b.spec[new_args[i]], fresh=True)
         result = self.b.emit(target, tuple(new_args), new_kwargs, _spec_of_node(self.gm, node))
         for i, ref in refs.items():
             ref.write(new_args[i])
@@ -217,17 +232,22 @@ class _Rewriter:
         return self.b.emit(aten.clone.default, (node,), kwargs, self.b.spec[node], fresh=True)
 
 
+@functools.cache
 def _out_of_place(target: Any) -> Any:
     """``add_`` -> ``add``, where both take the same arguments and nothing is random; else ``None``."""
     name = target._schema.name.split("::")[1]
     if not name.endswith("_") or name.endswith("__") or torch.Tag.nondeterministic_seeded in target.tags:
         return None
     packet = getattr(torch.ops.aten, name[:-1], None)
-    pure = getattr(packet, target._overloadname, None) if packet is not None else None
-    if pure is None or writes(pure):
-        return None
-    same = [a.name for a in pure._schema.arguments] == [a.name for a in target._schema.arguments]
-    return pure if same else None
+    for overload in packet.overloads() if packet is not None else ():
+        pure = getattr(packet, overload)
+        if _signature(pure) == _signature(target) and not writes(pure) and len(pure._schema.returns) == 1:
+            return pure
+    return None
+
+
+def _signature(target: Any) -> list[tuple[str, str]]:
+    return [(a.name, str(a.type)) for a in target._schema.arguments]
 
 
 _VIEW_LIKE = frozenset((aten._unsafe_view.default, aten.reshape.default, aten.contiguous.default))
@@ -235,6 +255,6 @@ _SHARES = frozenset(
     (
         aten.reshape.default, aten.permute.default, aten.expand.default, aten.slice.Tensor, aten.select.int,
         aten.diagonal.default, aten.detach.default, aten._conj.default, aten.view_as_real.default,
-        aten.view_as_complex.default, aten.as_strided.default, aten.unfold.default, aten.view.dtype,
+        aten.view_as_complex.default, aten.contiguous.default, aten.unfold.default, aten.view.dtype,
     )
 )  # fmt: skip

@@ -136,6 +136,24 @@ def contiguous_strides(shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(reversed(out))
 
 
+#: Operations that take any strides. Other kernels may read raw memory and get contiguous arguments.
+_ANY_STRIDES = frozenset(
+    getattr(aten, name)
+    for name in (
+        "reshape permute expand slice select diagonal detach alias view as_strided unfold view_as_real view_as_complex _conj "
+        "_neg_view clone copy contiguous cat stack index index_select index_put index_add index_copy gather scatter "
+        "scatter_add scatter_reduce select_scatter slice_scatter diagonal_scatter diag_embed tril triu flip roll repeat "
+        "constant_pad_nd embedding mm mv dot vdot bmm addmm addmv baddbmm convolution convolution_backward _softmax "
+        "_softmax_backward_data _log_softmax _log_softmax_backward_data native_layer_norm cumsum sum mean amax amin prod "
+        "var std var_mean argmax argmin max min any all sort topk trace linalg_vector_norm where masked_fill "
+        "linalg_cholesky_ex linalg_solve_triangular _linalg_solve_ex linalg_lu_factor_ex linalg_lu_solve linalg_inv_ex "
+        "_linalg_eigh linalg_qr _linalg_svd _linalg_det"
+    ).split()
+)
+#: Operations whose results are contiguous, whatever they read.
+_CONTIGUOUS = frozenset((aten.contiguous, aten.full, aten.mm, aten.mv, aten.bmm, aten.diag_embed, aten.cat, aten.stack))
+
+
 class Builder:
     """A graph under construction. ``spec``, ``fill`` and ``diagonal`` hold what is known of its nodes."""
 
@@ -167,8 +185,8 @@ class Builder:
             moved = {k: v for k, v in kwargs.items() if k != "device"}
             out = spec_of(target(*map_nodes(args, stand_in), **map_nodes(moved, stand_in)))
         device = kwargs.get("device") or next((self.spec[n].device for n in tensors_in(args)), torch.device("cpu"))
-        if isinstance(out, Spec):
-            return out._replace(device=torch.device(device))
+        if out is None or isinstance(out, Spec):
+            return out and out._replace(device=torch.device(device))
         return tuple(o if o is None else o._replace(device=torch.device(device)) for o in out)
 
     def emit(
@@ -182,6 +200,9 @@ class Builder:
     ) -> fx.Node:
         """The node of an operation: an earlier one where it has the same arguments, unless it must be ``fresh``."""
         kwargs = kwargs or {}
+        if self._reads_memory(target):
+            args = tuple(map_nodes(a, self.contiguous) for a in args)
+            kwargs = {k: map_nodes(v, self.contiguous) for k, v in kwargs.items()}
         fresh = fresh or is_random(target) or writes(target)
         key: Hashable = None
         if not fresh:
@@ -199,6 +220,20 @@ class Builder:
             if small and all(n in self.constant for n in node.all_input_nodes):
                 self.constant.add(node)
         return node
+
+    @staticmethod
+    def _reads_memory(target: Any) -> bool:
+        """Whether a kernel may not look at strides."""
+        packet = getattr(target, "overloadpacket", None)
+        return packet is not None and packet not in _ANY_STRIDES and torch.Tag.pointwise not in target.tags
+
+    def contiguous(self, x: fx.Node) -> fx.Node:
+        """x in row-major memory."""
+        inner = self.arguments(x)[0] if self.is_reshape(x) else x
+        known = inner in self.constant or getattr(inner.target, "overloadpacket", None) in _CONTIGUOUS
+        if known or not isinstance(self.spec[x], Spec):
+            return x
+        return self.emit(aten.contiguous.default, (x,), spec=self.spec[x])
 
     def item(self, node: fx.Node, index: int) -> fx.Node:
         """One result of an operation with several."""

@@ -331,6 +331,8 @@ def _activation_backward(b: Builder, target: Any, args: tuple[Any, ...], kwargs:
 @rule(aten._to_copy.default)
 def _to_copy(b: Builder, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], spec: Spec) -> fx.Node:
     (x,) = args
+    if not isinstance(x, fx.Node):  # a number that torch had wrapped
+        return b.full(spec, x)
     old = b.spec[x]
     if kwargs.get("layout") not in (None, torch.strided):
         return b.emit(target, args, kwargs, spec)
