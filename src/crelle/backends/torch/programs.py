@@ -51,6 +51,8 @@ def constants(module: fx.GraphModule) -> list[Tensor]:
     """The tensors that the traced function captured: the very objects that it read."""
     found = {}
     for node in module.graph.find_nodes(op="get_attr"):
+        if node.users and all(user.target is torch.ops.aten.lift_fresh_copy.default for user in node.users):
+            continue  # made inside f from Python data, which the guards hold: torch.tensor([1.0, 2.0])
         tensor = _attribute(module, node.target)
         if isinstance(tensor, Tensor):
             found[id(tensor)] = tensor

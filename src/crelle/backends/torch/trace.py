@@ -410,19 +410,20 @@ class TorchTrace:
             if self._stops_grad and torch.is_grad_enabled() and any(t.requires_grad for t in (*dynamic, *lifted)):
                 return eagerly(call, (flat, ()))
             if program is None:
-                program = self._build_program(flat, method)
+                program = self._build_program(flat, method, lifted)
             return flat.assemble(*program(dynamic, lifted))
 
         return runner
 
     @torch.inference_mode(False)  # type: ignore[untyped-decorator]
-    def _build_program(self, flat: FlatFunction, method: Method) -> programs.Program:
+    def _build_program(self, flat: FlatFunction, method: Method, lifted: list[Tensor]) -> programs.Program:
         dynamic = run.plain_leaves(flat.dynamic)
         whole = self._wholes.pop(method.mode, None) if method.chunk is None else None
         with self._kernels():
             if whole is not None:
                 return programs.finish(whole, self._lifted, len(dynamic), self.request.compile)
-            return programs.build(self._question(flat), dynamic, self._lifted, method, self.request.compile)
+            # traced anew: f reads what it captures now, which need not be what it was when it was priced
+            return programs.build(self._question(flat), dynamic, lifted, method, self.request.compile)
 
     def _run_eagerly(self, method: Method) -> Runner:
         def runner(call: Call, captured: Any) -> Any:
