@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+from jax.extend import core as jex
 from jax.tree_util import Partial
 
 from crelle._errors import CrelleTypeError, describe
@@ -23,13 +24,17 @@ CASTS = False
 
 def jvp(f: Function, primals: tuple[Any, ...], tangents: tuple[Any, ...], has_aux: bool) -> tuple[Any, ...]:
     """``jax.jvp``; for a function with a ``custom_vjp`` the transpose of its VJP, which JAX does not offer."""
-    try:
-        return _jvp(f, primals, tangents, has_aux=has_aux)  # type: ignore[no-any-return]
-    except TypeError as error:
-        if not _lacks_forward(error):
-            raise
-    output, pull, *aux = _vjp(f, *primals, has_aux=has_aux)
-    return output, _transposed(pull, output, tangents), *aux
+
+    def forward() -> Any:
+        return _jvp(f, primals, tangents, has_aux=has_aux)
+
+    def transposed() -> Any:
+        output, pull, *aux = _vjp(f, *primals, has_aux=has_aux)
+        return output, _transposed(pull, output, tangents), *aux
+
+    output_of = (lambda *args: f(*args)[0]) if has_aux else f
+    found: tuple[Any, ...] = _first(forward, transposed, output_of, primals)
+    return found
 
 
 def vjp(f: Function, primals: tuple[Any, ...], has_aux: bool) -> tuple[Any, ...]:
@@ -44,13 +49,15 @@ def hvp(f: Function, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tup
         value, slopes = jax.value_and_grad(f, tuple(range(len(args))))(*args)
         return slopes, value
 
-    try:
+    def forward_over_reverse() -> Any:
         _, product, value = _jvp(gradient, primals, tangents, has_aux=True)
-    except TypeError as error:
-        if not _lacks_forward(error):
-            raise
+        return value, product
+
+    def reverse_over_reverse() -> Any:
         _, pull, value = _vjp(gradient, *primals, has_aux=True)
-        product = pull(tangents)
+        return value, pull(tangents)
+
+    value, product = _first(forward_over_reverse, reverse_over_reverse, gradient, primals)
     return value, product
 
 
@@ -68,8 +75,29 @@ class _Checked:
         return pull(cotangents)
 
 
-def _lacks_forward(error: TypeError) -> bool:
-    return "custom_vjp" in str(error)
+def _first(forward: Callable[[], Any], backward: Callable[[], Any], f: Function, primals: tuple[Any, ...]) -> Any:
+    """The forward way, or the backward one where f uses a ``custom_vjp``, which has no forward rule."""
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(primals)):
+        # a missing rule would be noticed only when the outer function is compiled, too late for another way
+        return backward() if _uses_custom_vjp(jax.make_jaxpr(f)(*primals).jaxpr) else forward()
+    try:
+        return forward()
+    except TypeError as error:
+        if "custom_vjp" not in str(error):
+            raise
+    return backward()
+
+
+def _uses_custom_vjp(jaxpr: jex.Jaxpr) -> bool:
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name.startswith("custom_vjp_call"):
+            return True
+        for value in eqn.params.values():
+            for item in value if isinstance(value, (tuple, list)) else (value,):
+                inner = item.jaxpr if isinstance(item, jex.ClosedJaxpr) else item
+                if isinstance(inner, jex.Jaxpr) and _uses_custom_vjp(inner):
+                    return True
+    return False
 
 
 def _transposed(pull: Function, output: Any, tangents: tuple[Any, ...]) -> Any:
