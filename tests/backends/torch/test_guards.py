@@ -38,8 +38,9 @@ class Kept:
     """A traced ``jacrev(f)`` with its constants lifted to inputs, and the guards on it."""
 
     def __init__(self, f: Callable[..., Any], x: Tensor = X, **kwargs: Any) -> None:
-        detached, jacobian = x.detach(), torch.func.jacrev(f)
-        transform = make_fx(functools.partial(jacobian, **kwargs))  # a partial: the signature of f is no concern
+        detached = x.detach()
+        # partials, so that the signature of f is no concern
+        transform = make_fx(functools.partial(torch.func.jacrev(functools.partial(f, **kwargs))))
         with record(f, (x,), kwargs) as recording:
             traced = transform(detached)
         self.graph, self.constants = lift(traced)
@@ -59,7 +60,7 @@ class Kept:
         assert not self.guards.unguardable, self.guards.unguardable
         answer = self.replay(f)
         assert answer is not None, self.guards.changed(f or self.f, (self.x,), self.kwargs)
-        expected = torch.func.jacrev(f or self.f)(self.x, **self.kwargs)
+        expected = torch.func.jacrev(functools.partial(f or self.f, **self.kwargs))(self.x)
         torch.testing.assert_close(answer, expected, rtol=1e-12, atol=1e-12)
 
     def assert_stale(self, what: str = "", f: Callable[..., Any] | None = None) -> None:
@@ -228,6 +229,18 @@ def test_attribute_of_a_tensor() -> None:
     kept = kept_and_fresh(lambda x: x * w * w.gain)  # type: ignore[attr-defined]
     w.gain = 3.0  # type: ignore[attr-defined]
     kept.assert_stale("w.gain")
+
+
+def test_modes_of_autograd_do_not_matter() -> None:
+    w = nn.Parameter(vector())
+    kept = kept_and_fresh(lambda x: x * w)
+    with torch.no_grad():
+        assert kept.tensors() == [w]
+    with torch.inference_mode():
+        assert kept.tensors() == [w]
+        inside = Kept(kept.f)
+        assert inside.tensors() == [w]
+    assert inside.tensors() == [w]
 
 
 # -- values of tensors in Python

@@ -244,14 +244,23 @@ class Recording:
                 kind = ArrayType(str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape))
                 captures.refuse(f"reads a tensor {kind} that cannot be found from f")
                 return ""
-        all_tensors = list(captures.tensors.values())
-        if all_tensors:
-            check = TensorGuards(
-                *[c.tensor for c in all_tensors], dynamic_dims_sizes=None, dynamic_dims_strides=None
-            ).check
-            names = ", ".join(c.source for c in all_tensors)
-            labels = ", ".join(c.label for c in all_tensors[:8])
-            program.fail_if(f"not {program.constant(check)}({names})", f"type or shape of {labels}")
+        self._check_tensors()
         return f"[{', '.join(sources)}]"
 
+    def _check_tensors(self) -> None:
+        """Type, dtype, device, shape, strides, requires_grad of every captured tensor.
 
+        What TensorGuards compares depends on whether inference mode is on, so there are two, one made under it.
+        """
+        program, found = self._captures.program, list(self._captures.tensors.values())
+        if not found:
+            return
+        tensors = [captured.tensor for captured in found]
+        sources = ", ".join(captured.source for captured in found)
+        checks = []
+        for inference in (torch.is_inference_mode_enabled(), not torch.is_inference_mode_enabled()):
+            with torch.inference_mode(inference):
+                guards = TensorGuards(*tensors, dynamic_dims_sizes=None, dynamic_dims_strides=None)
+            checks.append(f"{program.constant(guards.check)}({sources})")
+        labels = ", ".join(captured.label for captured in found[:8]) + (", ..." if len(found) > 8 else "")
+        program.fail_if(f"not ({' or '.join(checks)})", f"type or shape of one of {labels}")
