@@ -310,5 +310,7 @@ def test_devices_must_agree():
     with pytest.raises(crelle.CrelleValueError) as caught:
         crelle.jvp(torch.sin, (x,), (x.to("meta"),))
     assert str(caught.value) == (
-        "crelle.jvp(sin): tangent on meta for primal on cpu\n  expected  one device\n  try       move it with .to('cpu')"
+        "crelle.jvp(sin): tangent on meta for primal on cpu\n"
+        "  expected  one device\n"
+        "  try       move it with .to('cpu')"
     )
