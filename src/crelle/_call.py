@@ -51,6 +51,15 @@ def bind(f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], r
     name = function_name(f)
     what = f"crelle.{request.kind}({name})"
     backend = backend_of(f, args, kwargs, what)
+    if request.error and backend.name != "numpy":
+        raise CrelleValueError(
+            describe(
+                f"{what}: error=True is for NumPy functions, whose derivatives are differences",
+                called=describe_arguments(args, kwargs),
+                likely=f"derivatives of {backend.name} functions are exact to rounding",
+                try_="leave error= out",
+            )
+        )
     adapted = backend.adapt(f, args, request)
     if adapted is not None:
         f, args, name = adapted.f, adapted.args, adapted.name

@@ -40,6 +40,7 @@ class Request:
     mode: str = "auto"
     chunk: int | None = None
     memory: int | None = None
+    error: bool = False
     check: bool = True
     compile: bool = False
     wrt: str = "inputs"

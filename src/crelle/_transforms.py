@@ -87,6 +87,7 @@ def jacobian(
     has_aux: bool = False,
     holomorphic: bool = False,
     value: bool = False,
+    error: bool = False,
     flatten: bool = False,
     rows: Any = None,
     cols: Any = None,
@@ -110,6 +111,8 @@ def jacobian(
         has_aux: f returns ``(output, aux)``; the result is then ``(jacobian, aux)``.
         holomorphic: f is a holomorphic function of complex arrays.
         value: also return f(x), as ``(f(x), jacobian)``, at no extra evaluation.
+        error: NumPy functions: also return the estimated error of each entry, as ``(jacobian, error)``, or
+            ``(f(x), jacobian, error)`` with ``value=True``.
         flatten: return one m × n matrix over the raveled trees.
         rows, cols: an integer, slice, list or mask: only these rows or columns of the flat matrix are computed.
         entries: ``(i, j)`` or a list of pairs: only these entries of the flat matrix.
@@ -140,8 +143,8 @@ def jacobian(
     """
     request = make_request(
         "jacobian", f, argnums=argnums, memory=memory, mode=mode, chunk=chunk, wrt=wrt, rows=rows, cols=cols,
-        entries=entries, has_aux=has_aux, holomorphic=holomorphic, value=value, flatten=flatten, check=check,
-        compile=compile,
+        entries=entries, has_aux=has_aux, holomorphic=holomorphic, value=value,
+        error=error, flatten=flatten, check=check, compile=compile,
     )  # fmt: skip
     return Transform(f, request, plan)
 
@@ -153,6 +156,7 @@ def hessian(
     has_aux: bool = False,
     holomorphic: bool = False,
     value: bool = False,
+    error: bool = False,
     flatten: bool = False,
     rows: Any = None,
     cols: Any = None,
@@ -187,8 +191,8 @@ def hessian(
     """
     request = make_request(
         "hessian", f, argnums=argnums, memory=memory, mode=mode, chunk=chunk, wrt=wrt, rows=rows, cols=cols,
-        entries=entries, has_aux=has_aux, holomorphic=holomorphic, value=value, flatten=flatten, check=check,
-        compile=compile,
+        entries=entries, has_aux=has_aux, holomorphic=holomorphic, value=value,
+        error=error, flatten=flatten, check=check, compile=compile,
     )  # fmt: skip
     return Transform(f, request, plan)
 
@@ -200,6 +204,7 @@ def gradient(
     has_aux: bool = False,
     holomorphic: bool = False,
     value: bool = False,
+    error: bool = False,
     flatten: bool = False,
     mode: str = "auto",
     memory: int | str | None = None,
@@ -225,6 +230,6 @@ def gradient(
     """
     request = make_request(
         "gradient", f, argnums=argnums, memory=memory, mode=mode, chunk=None, wrt=wrt, has_aux=has_aux,
-        holomorphic=holomorphic, value=value, flatten=flatten, check=check, compile=compile,
+        holomorphic=holomorphic, value=value, error=error, flatten=flatten, check=check, compile=compile,
     )  # fmt: skip
     return Transform(f, request, plan)

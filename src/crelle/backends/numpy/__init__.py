@@ -1,0 +1,97 @@
+"""The NumPy backend: functions without derivative rules, by differences whose error is estimated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import numpy as np
+
+from crelle import _trees
+from crelle._arrays import ArrayType
+from crelle._request import Request
+from crelle.backends._host import free_host_memory
+from crelle.backends._protocol import Adapted, Call
+from crelle.backends.numpy.trace import FLOPS_PER_SECOND, NumpyTrace
+from crelle.tangent.cost import Rates
+
+
+class NumpyBackend:
+    """NumPy arrays and scalars."""
+
+    name = "numpy"
+
+    @property
+    def version(self) -> str:
+        """Version of NumPy."""
+        return np.__version__
+
+    def is_array(self, leaf: Any) -> bool:
+        """Arrays and NumPy scalars."""
+        return isinstance(leaf, (np.ndarray, np.generic))
+
+    def flatten(self, tree: Any) -> tuple[list[Any], Any]:
+        """Dicts, lists, tuples, named tuples, None."""
+        return _trees.flatten(tree)
+
+    def unflatten(self, tree_def: Any, leaves: Sequence[Any]) -> Any:
+        """Inverse of :meth:`flatten`."""
+        return _trees.unflatten(tree_def, leaves)
+
+    def paths(self, tree: Any) -> list[str]:
+        """``['w'][0]`` for each leaf."""
+        return _trees.paths(tree)
+
+    def array_type(self, leaf: Any) -> ArrayType:
+        """Type of an array, or of a Python number."""
+        if isinstance(leaf, (np.ndarray, np.generic)):
+            if leaf.dtype.kind not in "biufc":
+                raise TypeError(str(leaf.dtype))
+            return ArrayType(str(leaf.dtype), leaf.shape, "cpu")
+        if isinstance(leaf, (bool, int, float, complex)):
+            return ArrayType(str(np.result_type(leaf)), (), "cpu")
+        raise TypeError(type(leaf).__name__)
+
+    def static_key(self, leaf: Any) -> Hashable:
+        """Shape and dtype of arrays; the value of anything else."""
+        if isinstance(leaf, (np.ndarray, np.generic)):
+            return leaf.shape, leaf.dtype.str
+        try:
+            hash(leaf)
+        except TypeError:
+            return id(leaf)
+        return type(leaf), leaf
+
+    def is_abstract(self, leaves: Sequence[Any]) -> bool:
+        """Never: NumPy has values only."""
+        return False
+
+    def adapt(self, f: Callable[..., Any], args: tuple[Any, ...], request: Request) -> Adapted | None:
+        """NumPy functions are plain."""
+        return None
+
+    def ambient(self) -> Hashable:
+        """No global setting matters."""
+        return None
+
+    def trace(self, call: Call) -> NumpyTrace:
+        """Look at f from outside."""
+        return NumpyTrace(call)
+
+    def eager(self, call: Call, reason: str) -> NumpyTrace:
+        """The same: f is evaluated each time anyway."""
+        return NumpyTrace(call)
+
+    def rates(self, device: str) -> Rates:
+        """One evaluation of f costs what it was measured to cost."""
+        return Rates(matmul=1e10, elementwise=FLOPS_PER_SECOND, bandwidth=1e10, launch=0.0, call=1e-5)
+
+    def available_memory(self, device: str) -> int | None:
+        """Free memory of the host."""
+        return free_host_memory()
+
+    def block_until_ready(self, answer: Any) -> None:
+        """NumPy is never behind."""
+
+
+BACKEND = NumpyBackend()
