@@ -98,7 +98,7 @@ def bind(f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], r
     leaves, tree = backend.flatten((args, kwargs))
     static = tuple([backend.static_key(leaf) for leaf in leaves])
     return Call(
-        f, name, args, kwargs, request, backend, active, in_tree, inputs, names,
+        f, name, args, kwargs, request, backend, active, in_tree, inputs, names, leaves, tree,
         (tree, static, backend.ambient()), backend.is_abstract(leaves),
     )  # fmt: skip
 

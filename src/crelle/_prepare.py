@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 import types
 from collections import OrderedDict
@@ -16,10 +17,14 @@ from crelle._plan import Plan
 from crelle._planner import make_plan
 from crelle.backends._protocol import Call, Method, Runner, Trace
 
-#: After this many traces of one function at one signature, f is run anew each time instead of being traced again.
-MAX_TRACES = 8
-#: Traces kept for one signature: enough for a flag that toggles.
-KEPT_TRACES = 4
+#: After this many traces of one function, f is run anew each time instead of being traced again ...
+MAX_TRACES = 12
+#: ... unless the kept traces were used this often for each further one.
+HITS_PER_TRACE = 20
+#: Signatures kept for one function.
+KEPT_SIGNATURES = 64
+#: Traces kept for one signature: enough for flags that toggle.
+KEPT_TRACES = 8
 #: Functions whose traces are kept.
 KEPT_FUNCTIONS = 256
 
@@ -121,17 +126,26 @@ def _time(run: Callable[[], None], budget_seconds: float) -> float:
     return sorted(times)[len(times) // 2]
 
 
-class _Kept:
-    """The prepared traces of one function under one request: per signature, newest first."""
+class Space:
+    """What is kept of one function under one request: per signature, prepared traces, newest first; and how they did."""
 
-    __slots__ = ("prepared", "traced")
+    __slots__ = ("hits", "kept", "traced")
 
     def __init__(self) -> None:
-        self.prepared: dict[Hashable, list[Prepared]] = {}
-        self.traced: dict[Hashable, int] = {}
+        self.kept: OrderedDict[Hashable, list[Prepared]] = OrderedDict()
+        self.traced = self.hits = 0
+
+    def at(self, signature: Hashable) -> list[Prepared]:
+        """The traces at a signature; the oldest signature is forgotten when there are too many."""
+        found = self.kept.get(signature)
+        if found is None:
+            found = self.kept[signature] = []
+            if len(self.kept) > KEPT_SIGNATURES:
+                self.kept.popitem(last=False)
+        return found
 
 
-_spaces: OrderedDict[Hashable, _Kept] = OrderedDict()
+_spaces: OrderedDict[Hashable, Space] = OrderedDict()
 
 
 def clear_caches() -> None:
@@ -139,17 +153,15 @@ def clear_caches() -> None:
     _spaces.clear()
 
 
-def space_for(f: Callable[..., Any], key: Hashable) -> _Kept:
+def space_for(f: Callable[..., Any], key: Hashable) -> Space:
     """Where the traces of f are kept: by its code, so that a lambda made anew in a loop finds them again.
 
-    Objects that are called (modules, bound methods, partials) keep their own, freed with the transform.
+    Whether a trace is true for this very f is decided by :meth:`Trace.match`.
     """
-    if not isinstance(f, types.FunctionType):
-        return _Kept()
-    full = (f.__code__, key)
+    full = (_code_of(f), key)
     space = _spaces.get(full)
     if space is None:
-        space = _spaces[full] = _Kept()
+        space = _spaces[full] = Space()
         if len(_spaces) > KEPT_FUNCTIONS:
             _spaces.popitem(last=False)
     else:
@@ -157,18 +169,36 @@ def space_for(f: Callable[..., Any], key: Hashable) -> _Kept:
     return space
 
 
-def prepared_for(call: Call, space: _Kept, prefer: tuple[str, int | None] | None = None) -> tuple[Prepared, Any]:
+def _code_of(f: Any) -> Hashable:
+    """What stays the same when a function, method, partial or module is made anew."""
+    if isinstance(f, types.FunctionType):
+        return f.__code__
+    if isinstance(f, types.MethodType):
+        return type(f.__self__), _code_of(f.__func__)
+    if isinstance(f, functools.partial):
+        return "partial", _code_of(f.func)
+    inner = getattr(f, "_f", None) if type(f).__module__ == "crelle._transforms" else None
+    if inner is not None:
+        return f.request, f.request.selection.key, _code_of(inner)
+    # an object that is called: two of a class have little in common; should an id come back, match() decides
+    return type(f), id(f)
+
+
+def prepared_for(call: Call, space: Space, prefer: tuple[str, int | None] | None = None) -> tuple[Prepared, Any]:
     """A prepared plan that is true for f as it is now, and the values f captures now."""
-    kept = space.prepared.setdefault(call.signature, [])
+    kept = space.at(call.signature)
     for i, prepared in enumerate(kept):
         captured = prepared.trace.match(call)
         if captured is not None:
             if i:
                 kept.insert(0, kept.pop(i))
+            space.hits += 1
             return prepared, captured
-    traced = space.traced[call.signature] = space.traced.get(call.signature, 0) + 1
-    if traced > MAX_TRACES and not call.abstract:
-        trace = call.backend.eager(call, f"f changed between calls {MAX_TRACES} times: it is run anew each time")
+    if not call.abstract:
+        space.traced += 1
+    if space.traced > MAX_TRACES + space.hits // HITS_PER_TRACE and not call.abstract:
+        why = f"f or its inputs changed in {MAX_TRACES} of the first calls: it is run anew each time"
+        trace = call.backend.eager(call, why)
     else:
         trace = call.backend.trace(call)
     prepared = Prepared(call, trace, prefer)

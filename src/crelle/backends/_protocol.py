@@ -27,6 +27,7 @@ class Call:
         active: the leaves of the differentiated arguments, in tree order.
         in_tree: tree of the differentiated argument, or of the tuple of them where ``argnums`` is a tuple.
         inputs, names: types of the active leaves, and their paths (``x``, ``params['w']``).
+        leaves, tree: all leaves of ``(args, kwargs)``, and their tree.
         signature: equal for calls that may share a plan: trees, types of all arrays, values of everything else.
         abstract: no values are known (inside ``jit``, ``vmap``, ``grad``, or for shapes alone).
     """
@@ -41,6 +42,8 @@ class Call:
     in_tree: Any
     inputs: tuple[ArrayType, ...]
     names: tuple[str, ...]
+    leaves: list[Any]
+    tree: Any
     signature: Hashable
     abstract: bool
 

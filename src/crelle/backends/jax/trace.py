@@ -51,7 +51,7 @@ class FlatFunction:
 
     def __init__(self, call: Call, like: FlatFunction | None = None) -> None:
         self.call = call
-        self.leaves, self.tree = jax.tree.flatten((call.args, call.kwargs))
+        self.leaves, self.tree = call.leaves, call.tree
         self.result: Result | None = None
         if like is not None:  # same signature: the same places
             self.order, self.active, self.result = like.order, like.active, like.result

@@ -15,6 +15,7 @@ from crelle.backends._host import free_host_memory
 from crelle.backends._protocol import Adapted, Call
 from crelle.backends.torch import modules
 from crelle.backends.torch.trace import TorchTrace, type_of
+from crelle.backends.torch.watch import is_tracing
 from crelle.tangent.cost import Rates
 
 
@@ -64,7 +65,7 @@ class TorchBackend:
 
     def is_abstract(self, leaves: Sequence[Any]) -> bool:
         """Whether a torch.func transform, a compiler or a fake-tensor trace is running."""
-        if torch._C._functorch.maybe_current_level() is not None or torch.compiler.is_compiling():
+        if torch._C._functorch.maybe_current_level() is not None or is_tracing() or torch.compiler.is_compiling():
             return True
         return any(type(leaf).__name__ == "FakeTensor" or getattr(leaf, "is_meta", False) for leaf in leaves)
 

@@ -45,33 +45,49 @@ class Result:
     aux_static: list[Any]
 
 
+@dataclass(slots=True)
+class Layout:
+    """Where the tensors of a call are among its leaves, active ones first, and what f returned."""
+
+    order: list[int]
+    active: int
+    result: Result | None = None
+
+
+def layout_of(call: Call) -> Layout:
+    """The layout of all calls with this signature."""
+    starts = [0]
+    for arg in call.args:
+        starts.append(starts[-1] + pytree.tree_structure(arg).num_leaves)
+    wanted = [k % len(call.args) for k in call.request.argnums_tuple]
+    active = [i for k in wanted for i in range(starts[k], starts[k + 1])]
+    taken = set(active)
+    passive = [i for i, leaf in enumerate(call.leaves) if i not in taken and isinstance(leaf, Tensor)]
+    return Layout([*active, *passive], len(active))
+
+
 class FlatFunction:
     """f of one call as a function of flat leaves: the active ones first, then the other tensors."""
 
-    def __init__(self, call: Call, like: FlatFunction | None = None) -> None:
+    def __init__(self, call: Call, layout: Layout | None = None) -> None:
         self.call = call
-        self.leaves, self.tree = pytree.tree_flatten((call.args, call.kwargs))
-        self.result: Result | None = None
-        if like is not None:
-            self.order, self.active, self.result = like.order, like.active, like.result
-            return
-        starts = [0]
-        for arg in call.args:
-            starts.append(starts[-1] + pytree.tree_structure(arg).num_leaves)
-        active = [i for k in call.request.argnums_tuple for i in range(starts[k % len(call.args)], starts[k % len(call.args) + 1])]
-        taken = set(active)
-        passive = [i for i, leaf in enumerate(self.leaves) if i not in taken and isinstance(leaf, Tensor)]
-        self.order, self.active = [*active, *passive], len(active)
+        self.leaves, self.tree = call.leaves, call.tree
+        self.layout = layout_of(call) if layout is None else layout
+
+    @property
+    def active(self) -> int:
+        """How many of the tensors are differentiated."""
+        return self.layout.active
 
     @property
     def dynamic(self) -> list[Any]:
         """The tensors of the call, in the order that :meth:`__call__` takes them."""
-        return [self.leaves[i] for i in self.order]
+        return [self.leaves[i] for i in self.layout.order]
 
     def __call__(self, *dynamic: Any) -> tuple[list[Any], list[Any]]:
         """Flat outputs and flat tensors of aux."""
         leaves = list(self.leaves)
-        for i, value in zip(self.order, dynamic, strict=True):
+        for i, value in zip(self.layout.order, dynamic, strict=True):
             leaves[i] = value
         args, kwargs = pytree.tree_unflatten(leaves, self.tree)
         output = self.call.f(*args, **kwargs)
@@ -91,12 +107,13 @@ class FlatFunction:
         aux_leaves, aux_tree = pytree.tree_flatten(aux)
         tensors = [leaf for leaf in aux_leaves if isinstance(leaf, Tensor)]
         static = [_TENSOR if isinstance(leaf, Tensor) else leaf for leaf in aux_leaves]
-        self.result = Result(out_tree, aux_tree, static)
+        self.layout.result = Result(out_tree, aux_tree, static)
         return list(outputs), tensors
 
     def assemble(self, blocks: Any, values: list[Any], aux: list[Any]) -> Any:
         """The user's answer from flat parts."""
-        assert self.result is not None
+        result = self.layout.result
+        assert result is not None
         request, in_tree = self.call.request, self.call.in_tree
         answer = blocks[0] if request.kind == "gradient" else blocks
         if not request.flat:
@@ -104,16 +121,16 @@ class FlatFunction:
             if request.kind == "gradient":
                 (answer,) = rows
             else:
-                answer = pytree.tree_unflatten(rows, in_tree if request.kind == "hessian" else self.result.out_tree)
+                answer = pytree.tree_unflatten(rows, in_tree if request.kind == "hessian" else result.out_tree)
         if not (request.value or request.has_aux):
             return answer
         extra = []
         if request.value:
-            extra.append(pytree.tree_unflatten(values, self.result.out_tree))
+            extra.append(pytree.tree_unflatten(values, result.out_tree))
         if request.has_aux:
             tensors = iter(aux)
-            filled = [next(tensors) if static is _TENSOR else static for static in self.result.aux_static]
-            extra.append(pytree.tree_unflatten(filled, self.result.aux_tree))
+            filled = [next(tensors) if static is _TENSOR else static for static in result.aux_static]
+            extra.append(pytree.tree_unflatten(filled, result.aux_tree))
         if request.value:
             return (tuple(extra) if request.has_aux else extra[0]), answer
         return answer, extra[0]
@@ -190,11 +207,12 @@ class TorchTrace:
         self._wholes: dict[str, programs.Whole] = {}
         flat = FlatFunction(call)
         self._first: FlatFunction | None = flat
-        self._flat, self._active = flat, flat.active
+        self._layout, self._active = flat.layout, flat.active
         self.eager = eager or ("inside a transformation" if call.abstract else modules.unsupported_tensor(flat.leaves))
         if not self.eager:
             try:
-                self._trace(flat)
+                with watch.tracing():
+                    self._trace(flat)
             except Untraceable as reason:
                 self.eager = str(reason)
         if self.eager:
@@ -386,7 +404,7 @@ class TorchTrace:
         """(flat function, captured tensors as they are now), or None if a guard failed."""
         first, self._first = self._first, None
         fresh = first is not None and first.call is call
-        flat = first if fresh and first is not None else FlatFunction(call, like=None if self.eager else self._flat)
+        flat = first if fresh and first is not None else FlatFunction(call, self._layout)
         if self.eager:
             return flat, ()
         captured = self._guards.match(call.f, call.args, call.kwargs)
@@ -405,7 +423,7 @@ class TorchTrace:
             nonlocal program
             flat, lifted = captured
             if flat.call is not call:  # a frozen plan, called with other tensors
-                flat = FlatFunction(call, like=flat)
+                flat = FlatFunction(call, flat.layout)
             dynamic = flat.dynamic
             if self._stops_grad and torch.is_grad_enabled() and any(t.requires_grad for t in (*dynamic, *lifted)):
                 return eagerly(call, (flat, ()))
@@ -419,7 +437,7 @@ class TorchTrace:
     def _build_program(self, flat: FlatFunction, method: Method, lifted: list[Tensor]) -> programs.Program:
         dynamic = run.plain_leaves(flat.dynamic)
         whole = self._wholes.pop(method.mode, None) if method.chunk is None else None
-        with self._kernels():
+        with self._kernels(), watch.tracing():
             if whole is not None:
                 return programs.finish(whole, self._lifted, len(dynamic), self.request.compile)
             # traced anew: f reads what it captures now, which need not be what it was when it was priced
@@ -429,7 +447,7 @@ class TorchTrace:
         def runner(call: Call, captured: Any) -> Any:
             flat = captured[0]
             if flat.call is not call:
-                flat = FlatFunction(call, like=flat)
+                flat = FlatFunction(call, flat.layout)
             dynamic = flat.dynamic
             leave: Any = contextlib.nullcontext()
             if torch.is_inference_mode_enabled():
@@ -461,8 +479,8 @@ class TorchTrace:
         """One random product against an unbatched product by ``torch.autograd``."""
         flat = captured[0]
         if flat.call is not call:
-            flat = FlatFunction(call, like=flat)
-        with self._kernels():
+            flat = FlatFunction(call, flat.layout)
+        with self._kernels(), watch.tracing():
             return check.report(self, flat, answer, method)
 
     def temporary_bytes(self, method: Method, call: Call, captured: Any) -> int | None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import threading
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +24,28 @@ _READS = frozenset(
 )
 _STOPS = frozenset("detach detach_".split())
 _AUTOGRAD_FUNCTION = "torch/autograd/function.py"
+
+
+class _Tracing(threading.local):
+    depth = 0
+
+
+_tracing = _Tracing()
+
+
+@contextlib.contextmanager
+def tracing() -> Iterator[None]:
+    """While f is looked at or traced: a derivative inside f is then computed in place, without a trace of its own."""
+    _tracing.depth += 1
+    try:
+        yield
+    finally:
+        _tracing.depth -= 1
+
+
+def is_tracing() -> bool:
+    """Whether an outer derivative is being traced in this thread."""
+    return _tracing.depth > 0
 
 
 @dataclass(slots=True)
