@@ -1,0 +1,147 @@
+"""What the commands do once their words are read: plan, compute, check, and hand over what was found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import typer
+
+import crelle
+from crelle._arrays import seconds_text
+from crelle._plan import Plan
+from crelle._transforms import Transform
+from crelle.backends import get_backend
+from crelle.cli import save, show
+from crelle.cli.ask import Inputs, Question, parse_argnums, parse_selection, posed
+from crelle.cli.exits import Code
+from crelle.cli.progress import waiting
+
+_TRANSFORMS = {"jacobian": crelle.jacobian, "hessian": crelle.hessian, "gradient": crelle.gradient}
+KINDS = tuple(_TRANSFORMS)
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """The options of a command as they were typed; a command that lacks one leaves its default."""
+
+    target: str
+    inputs: list[str] | None = None
+    framework: str = "auto"
+    argnums: str = "0"
+    seed: int = 0
+    dtype: str | None = None
+    x64: bool | None = None
+    mode: str = "auto"
+    memory: str | None = None
+    chunk: int | None = None
+    rows: str | None = None
+    cols: str | None = None
+    wrt: str = "inputs"
+    flatten: bool = False
+    value: bool = False
+    holomorphic: bool = False
+    check: bool = True
+    compile: bool = False
+    analyze: bool = False
+    json: bool = False
+    out: str | None = None
+    options: tuple[str, ...] = field(default=())
+
+    @property
+    def given(self) -> Inputs:
+        """The part that says what the inputs are."""
+        argnums = parse_argnums(self.argnums)
+        return Inputs(self.inputs or [], self.framework, argnums, self.seed, self.dtype, self.x64, self.options)
+
+    def transform(self, kind: str, question: Question) -> Transform:
+        """The question as the API puts it."""
+        keywords: dict[str, Any] = {
+            "argnums": parse_argnums(self.argnums), "mode": self.mode, "memory": self.memory, "wrt": self.wrt,
+            "flatten": self.flatten, "value": self.value, "holomorphic": self.holomorphic, "check": self.check,
+            "compile": self.compile,
+        }  # fmt: skip
+        if kind != "gradient":
+            keywords |= {
+                "chunk": self.chunk,
+                "rows": parse_selection("--rows", self.rows),
+                "cols": parse_selection("--cols", self.cols),
+            }
+        return _TRANSFORMS[kind](question.target.f, **keywords)
+
+
+def plan(kind: str, words: Words) -> None:
+    """Print how a derivative would be computed."""
+    path = save.checked_path(words.out, (".json",))
+    with posed(words.target, words.given) as question:
+        transform = words.transform(kind, question)
+        with waiting(f"planning the {kind} of {words.target}"):
+            found = transform.plan(*question.args, analyze=words.analyze, **question.kwargs)
+    if path:
+        found.save(path)
+    if words.json:
+        show.machine(show.plan_data(found))
+        return
+    show.lines(str(found).splitlines())
+    _saved(path)
+
+
+def derivative(kind: str, words: Words) -> None:
+    """Compute a derivative; print it and write it."""
+    path = save.checked_path(words.out, value=words.value)
+    with posed(words.target, words.given) as question:
+        transform = words.transform(kind, question)
+        with waiting(f"planning the {kind} of {words.target}"):
+            found = transform.plan(*question.args, **question.kwargs)
+        with waiting(f"computing: {found.candidates[0].work}, estimated {seconds_text(found.seconds)}"):
+            answer = transform(*question.args, **question.kwargs)
+            get_backend(question.framework).block_until_ready(answer)
+            found = transform.plan(*question.args, **question.kwargs)  # which now says what the check found
+        value, answer = answer if words.value else (None, answer)
+        data = _data(kind, question, found, answer, value)
+        if path:
+            save.write(path, kind, answer, value, data)
+    if words.json:
+        show.machine(data)
+        return
+    show.lines(show.summary(found))
+    if words.value:
+        show.tree(value, "value")
+    show.tree(answer, kind)
+    _saved(path)
+
+
+def _data(kind: str, question: Question, found: Plan, answer: Any, value: Any) -> dict[str, Any]:
+    """What ``--json`` prints of a derivative."""
+    data = {
+        "kind": kind,
+        "target": question.target.text,
+        "framework": question.framework,
+        "inputs": question.described,
+        "mode": found.mode,
+        "passes": found.passes,
+        "checked": found.checked,
+        "type": show.as_types(answer),
+        "result": show.as_data(answer),
+    }
+    if value is not None:
+        data |= {"value_type": show.as_types(value), "value": show.as_data(value)}
+    return data | {"plan": show.plan_data(found)}
+
+
+def check(words: Words, by_hand: str, kind: str | None, worst: int) -> None:
+    """Compare a derivative that was written by hand with the reference; exits with 1 if it is wrong."""
+    keywords = {} if kind is None else {"kind": kind}
+    with posed(words.target, words.given, by_hand) as question, waiting(f"checking {by_hand}"):
+        report = crelle.check(
+            question.target.f, question.targets[1].f, *question.args, worst=worst, **keywords, **question.kwargs
+        )
+    print(report)
+    if not report.ok:
+        raise typer.Exit(Code.CHECK_FAILED)
+
+
+def _saved(path: Path | None) -> None:
+    if path:
+        show.text(f"written to {path}")
