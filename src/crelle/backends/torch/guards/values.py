@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from crelle.backends.torch.code_reads import USER, file_kind
+from crelle.backends.torch.guards.code import USER, file_kind
 
 _NO, _VALUE, _SHAPE, _LIFT = range(4)
 _READERS = frozenset(("tolist", "numpy", "__array__", "__dlpack__", "__repr__", "__format__"))

@@ -1,15 +1,11 @@
-"""Answers that are never stale: what f read while it was traced, and whether all of it is still the same.
-
-``record`` wraps a trace. What comes out of it is a function, compiled from a list of checks, which at a later call gives
-the tensors that f would read now, or says that the trace no longer describes f. The checks take nothing for granted
-that could change: closure cells, globals, defaults, code, attributes, containers, modules with their hooks and modes.
-What cannot be checked (iterators, clocks, random numbers, effects on the world) makes f unguardable, with a reason.
-"""
+"""What happens while f runs: the code that does, and effects that replaying a graph would not repeat."""
 
 from __future__ import annotations
 
 import gc
 import sys
+import threading
+import types
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,19 +17,35 @@ from torch import Tensor
 from torch._C._dynamo.guards import TensorGuards  # type: ignore[import-not-found, unused-ignore]
 
 from crelle._arrays import ArrayType
-from crelle.backends.torch.captures import Captures
-from crelle.backends.torch.code_reads import IMPORTING, IMPURE, LAYER, LIBRARY, USER, code_kind, file_kind, impure_builtin
-from crelle.backends.torch.value_reads import ARRAY_READERS, HIDDEN_READERS, ValueReads
+from crelle.backends.torch.guards.code import (
+    IMPORTING,
+    IMPURE,
+    LAYER,
+    LIBRARY,
+    USER,
+    code_kind,
+    file_kind,
+    impure_builtin,
+)
+from crelle.backends.torch.guards.functions import visit_imported
+from crelle.backends.torch.guards.values import ARRAY_READERS, HIDDEN_READERS, ValueReads
+from crelle.backends.torch.guards.visitors import Walk
 
 #: A tensor whose values were read is compared by value up to this size.
 _MAX_VALUES = 4096
 
-_active: list[Recording] = []
+
+class _Active(threading.local):
+    def __init__(self) -> None:
+        self.recordings: list[Recording] = []
+
+
+_active = _Active()
 
 
 def is_recording() -> bool:
     """Whether a trace is being recorded: what is replayed meanwhile, instead of run, would escape the record."""
-    return bool(_active)
+    return bool(_active.recordings)
 
 
 def record(f: Callable[..., Any], args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None) -> Recording:
@@ -50,33 +62,30 @@ class Guards:
     """Whether a trace still describes f.
 
     Attributes:
-        unguardable: why this can never be known, or empty.
         match: ``match(f, args, kwargs)`` gives the present tensors in the order in which they were asked for,
             or None where anything else that f read has changed. Compiled; takes a few microseconds.
+        unguardable: why this can never be known, or empty.
+        effect: whether the reason is that f changed something. If that was to fill a cache, recording f once more
+            finds it settled.
     """
 
-    __slots__ = ("_search", "match", "unguardable")
+    __slots__ = ("_search", "effect", "match", "unguardable")
 
     def __init__(
         self,
         match: Callable[..., list[Tensor] | None],
         search: Callable[[], Callable[..., str | None]],
         unguardable: str = "",
+        effect: bool = False,
     ) -> None:
         self.match = match
         self._search = search
         self.unguardable = unguardable
+        self.effect = effect
 
     def changed(self, f: Callable[..., Any], args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None) -> str:
         """What the first failing check is about, empty if all hold."""
-        return self._search()(f, args, kwargs or {}) or ""
-
-
-def _called_by_user(frame: Any) -> bool:
-    caller = frame.f_back
-    if caller is None:
-        return False
-    return code_kind(caller.f_code, caller.f_globals.get("__name__")) in (USER, LAYER)
+        return self.unguardable or self._search()(f, args, kwargs or {}) or ""
 
 
 def _never(f: Any, args: Any = (), kwargs: Any = None) -> None:
@@ -84,11 +93,11 @@ def _never(f: Any, args: Any = (), kwargs: Any = None) -> None:
 
 
 class Recording:
-    """Context in which f is traced; afterwards, :meth:`guards` gives the checks."""
+    """Context in which f is run or traced; afterwards, :meth:`guards` gives the checks."""
 
     def __init__(self, f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._f, self._args, self._kwargs = f, args, kwargs
-        self._captures = Captures()
+        self._walk = Walk()
         self._values = ValueReads()
         self._kinds: dict[str, int] = {}
         self._libraries: set[str] = set()
@@ -98,21 +107,21 @@ class Recording:
         self._importing: Any = None
 
     def __enter__(self) -> Recording:
-        self._captures.start(self._f, self._args, self._kwargs)
-        self._outer = _active[-1] if _active else None
+        self._walk.start(self._f, self._args, self._kwargs)
+        self._outer = _active.recordings[-1] if _active.recordings else None
         self._values.__enter__()
-        _active.append(self)
+        _active.recordings.append(self)
         self._collects = gc.isenabled()
         gc.disable()  # a collection runs callbacks and finalizers, which are no code of f
         self._previous = sys.getprofile()
-        sys.setprofile(self._quick_event())
+        sys.setprofile(self._profiler())
         return self
 
     def __exit__(self, *exception: Any) -> None:
         sys.setprofile(None)
         if self._collects:
             gc.enable()
-        _active.remove(self)
+        _active.recordings.remove(self)
         self._values.__exit__(*exception)
         if self._previous is not None:
             # a profiler written in C is not a function that could be set again
@@ -121,9 +130,11 @@ class Recording:
             else:
                 self._previous.enable()
 
-    def _quick_event(self) -> Callable[[Any, str, Any], None]:
-        """The profiler: nearly all of some hundred thousand events are the library's own, and are left at once."""
-        libraries, handle, refuse = self._libraries, self._event, self._captures.refuse
+    # -- events
+
+    def _profiler(self) -> Callable[[Any, str, Any], None]:
+        """Nearly all of some hundred thousand events of a trace are the library's own, and are left at once."""
+        libraries, handle, refuse = self._libraries, self._event, self._walk.refuse
 
         def event_of_any_code(frame: Any, event: str, arg: Any) -> None:
             if frame.f_code.co_filename not in libraries:
@@ -146,29 +157,13 @@ class Recording:
         if self._importing is not None:  # what a module does while it is imported, it does once
             if frame is self._importing and event == "return":
                 self._importing = None
-            return
-        if event == "call":
-            if kind == IMPORTING:
-                self._importing = frame if code.co_name == "_find_and_load" else None
-            elif code.co_name == "<module>":
-                self._module_starts(frame)
-            elif kind != IMPURE:
-                # a function evaluated from a string among no globals of its own: an adapter of the library
-                self._captures.ran(code, kind, adapter="__name__" not in frame.f_globals)
-            elif _called_by_user(frame):
-                self._captures.refuse(f"calls {frame.f_globals.get('__name__')}.{code.co_name}")
-        elif kind not in (USER, LAYER):
-            return
-        elif event == "c_call":
-            effect = impure_builtin(arg)
-            if effect:
-                self._captures.refuse(f"calls {effect}")
-            elif self._values.hidden and getattr(arg, "__name__", "") in HIDDEN_READERS:
-                self._captures.refuse(f"uses {arg.__name__} inside a backward pass or a call of PyTorch")
-            elif getattr(arg, "__name__", "") in ARRAY_READERS:
-                self._values.enter_array_reader()
-        elif event in ("c_return", "c_exception") and getattr(arg, "__name__", "") in ARRAY_READERS:
-            self._values.leave_array_reader()
+        elif event == "call":
+            self._called(frame, code, kind)
+        elif kind == USER or kind == LAYER:
+            if event == "c_call":
+                self._called_builtin(arg)
+            elif event != "return" and getattr(arg, "__name__", "") in ARRAY_READERS:
+                self._values.leave_array_reader()
 
     def _kind_of(self, frame: Any) -> int:
         file = frame.f_code.co_filename
@@ -179,72 +174,93 @@ class Recording:
             self._libraries.add(file)
         return kind
 
-    def _module_starts(self, frame: Any) -> None:
-        if not frame.f_code.co_filename.startswith("<"):
-            self._importing = frame
+    def _called(self, frame: Any, code: types.CodeType, kind: int) -> None:
+        if kind == IMPORTING:
+            self._importing = frame if code.co_name == "_find_and_load" else None
+        elif code.co_name == "<module>":
+            if not code.co_filename.startswith("<"):
+                self._importing = frame
+            elif _called_by_user(frame):
+                self._walk.refuse("runs code from a string")
+        elif kind != IMPURE:
+            # a function evaluated from a string, without globals of its own, is an adapter of the library
+            self._walk.ran(code, kind, adapter="__name__" not in frame.f_globals)
         elif _called_by_user(frame):
-            self._captures.refuse("runs code from a string")
+            self._walk.refuse(f"calls {frame.f_globals.get('__name__')}.{code.co_name}")
+
+    def _called_builtin(self, function: Any) -> None:
+        effect, name = impure_builtin(function), getattr(function, "__name__", "")
+        if effect:
+            self._walk.refuse(f"calls {effect}")
+        elif self._values.hidden and name in HIDDEN_READERS:
+            self._walk.refuse(f"uses {name} inside a backward pass or a call of PyTorch")
+        elif name in ARRAY_READERS:
+            self._values.enter_array_reader()
+
+    # -- the checks
 
     def guards(self, tensors: Sequence[Tensor]) -> Guards:
-        """The checks, once the trace is made.
+        """The checks, once f has been run or traced.
 
         Args:
             tensors: constants of the traced graph that are to be replaced by what f would read now.
         """
-        captures = self._captures
-        captures.finish()
-        reason = captures.problem or self._values.problem or self._compare_values()
-        result = "" if reason else self._result(tensors)
-        if not result:
-            return self._refusal(reason or captures.problem)
-        program = captures.program
-        match = program.compile(result)
+        walk = self._walk
+        late, walk.late_imports = walk.late_imports, []
+        for name, scope in late:
+            visit_imported(walk, name, scope)
+        walk.finish()
+        if self._values.problem:
+            walk.refuse(self._values.problem)
+        if not walk.problem:
+            self._check_values()
+        result = "" if walk.problem else self._result(tensors)
+        if walk.problem:
+            return self._refusal(walk.problem)
+        match = walk.program.compile(result)
         if match(self._f, self._args, self._kwargs) is None:
-            what = program.compile_search()(self._f, self._args, self._kwargs)
-            return self._refusal(f"f changes {what}" if what else "f reads something that changes by itself")
-        captures.forget()
-        return Guards(match, program.compile_search)
+            what = walk.program.compile_search()(self._f, self._args, self._kwargs)
+            return self._refusal(f"f changes {what}" if what else "f reads something that changes by itself", True)
+        walk.forget()
+        return Guards(match, walk.program.compile_search)
 
-    def _refusal(self, reason: str) -> Guards:
-        self._captures.forget()
-        return Guards(_never, lambda: lambda f, args, kwargs: reason, reason)
+    def _refusal(self, reason: str, effect: bool = False) -> Guards:
+        self._walk.forget()
+        return Guards(_never, lambda: lambda f, args, kwargs: reason, reason, effect)
 
-    def _compare_values(self) -> str:
-        """Guards for tensors whose values became Python data; a reason where that is impossible."""
-        captures = self._captures
-        lifted = {id(t) for t in self._values.lifted}
-        done: set[int] = set()
+    def _check_values(self) -> None:
+        """Checks of tensors whose values became Python data."""
+        walk = self._walk
+        done = {id(t) for t in self._values.lifted}
         for tensor in self._values.tensors:
-            if id(tensor) in done or id(tensor) in lifted:
+            if id(tensor) in done:
                 continue
             done.add(id(tensor))
-            found = captures.tensors.get(id(tensor))
+            found = walk.tensors.get(id(tensor))
             if found is None:
-                return "uses the value of a tensor that it computes in Python code, or as a shape"
+                walk.refuse("uses the value of a tensor that it computes in Python code, or as a shape")
+                return
             if tensor.numel() > _MAX_VALUES:
-                return f"uses the {tensor.numel():,} values of {found.label} in Python code"
-            kept = tensor.detach().clone()
-            program = captures.program
-            label = f"the value of {found.label}"
-            program.fail_if(f"not same_tensor({found.source}, {program.constant(kept)})", label)
-        return ""
+                walk.refuse(f"uses the {tensor.numel():,} values of {found.label} in Python code")
+                return
+            kept = walk.program.constant(tensor.detach().clone())
+            walk.program.fail_if(f"not same_tensor({found.source}, {kept})", f"the value of {found.label}")
 
     def _result(self, tensors: Sequence[Tensor]) -> str:
-        """Source of the list of present tensors, after a check of all captured ones; empty after a refusal."""
-        captures, program = self._captures, self._captures.program
-        lifted = {id(t) for t in self._values.lifted}
-        sources = []
+        """Source of the list of present tensors, after a check of all captured ones."""
+        walk, sources = self._walk, []
+        made = {id(t) for t in self._values.lifted}
         for tensor in tensors:
-            found = captures.tensors.get(id(tensor))
+            found = walk.tensors.get(id(tensor))
             if found is not None:
                 sources.append(found.source)
-            elif id(tensor) in lifted:
-                sources.append(program.constant(tensor))
+            elif id(tensor) in made:
+                sources.append(walk.program.constant(tensor))
             else:
                 kind = ArrayType(str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape))
-                captures.refuse(f"reads a tensor {kind} that cannot be found from f")
-                return ""
-        self._check_tensors()
+                walk.refuse(f"reads a tensor {kind} that cannot be found from f")
+        if not walk.problem:
+            self._check_tensors()
         return f"[{', '.join(sources)}]"
 
     def _check_tensors(self) -> None:
@@ -252,7 +268,7 @@ class Recording:
 
         What TensorGuards compares depends on whether inference mode is on, so there are two, one made under it.
         """
-        program, found = self._captures.program, list(self._captures.tensors.values())
+        program, found = self._walk.program, list(self._walk.tensors.values())
         if not found:
             return
         tensors = [captured.tensor for captured in found]
@@ -264,3 +280,8 @@ class Recording:
             checks.append(f"{program.constant(guards.check)}({sources})")
         labels = ", ".join(captured.label for captured in found[:8]) + (", ..." if len(found) > 8 else "")
         program.fail_if(f"not ({' or '.join(checks)})", f"type or shape of one of {labels}")
+
+
+def _called_by_user(frame: Any) -> bool:
+    caller = frame.f_back
+    return caller is not None and code_kind(caller.f_code, caller.f_globals.get("__name__")) in (USER, LAYER)

@@ -202,7 +202,7 @@ def class_kind(cls: type) -> int:
 
 
 _IMPURE_OWNERS = frozenset(("time", "_random", "posix", "nt", "_io", "io", "_socket", "_secrets", "_ctypes", "_queue"))
-_IMPURE_BUILTINS = frozenset(("print", "input", "open", "breakpoint"))
+_IMPURE_BUILTINS = frozenset(("print", "input", "open", "breakpoint", "globals", "__import__"))
 _CLOCK_METHODS = frozenset(("now", "utcnow", "today"))
 _IMPURE_CLASSES = frozenset(
     (
@@ -219,9 +219,9 @@ def impure_class(cls: type) -> bool:
 
 
 def impure_function(function: Any) -> bool:
-    """Whether a function belongs to a source of random numbers, or sets one."""
+    """Whether a function belongs to a source of random numbers or sets one, or gets modules by computed names."""
     module = getattr(function, "__module__", None)
-    return module in ("random", "secrets", "numpy.random", "torch.random") or impure_class(
+    return module in ("random", "secrets", "importlib", "numpy.random", "torch.random") or impure_class(
         type(getattr(function, "__self__", None))
     )
 
