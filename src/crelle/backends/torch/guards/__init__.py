@@ -1,9 +1,9 @@
 """Answers that are never stale: what f read while it was traced, and whether all of it is still the same.
 
 ``record`` wraps a run of f. What comes out of it is a function, compiled from a list of checks, which at a later call
-gives the tensors that f would read now, or says that the trace no longer describes f. Nothing that could change is taken
-for granted: closure cells, globals, defaults, code, attributes, containers, modules with their hooks and modes. What
-cannot be checked (iterators, clocks, random numbers, effects on the world) makes f unguardable, with a reason.
+gives the tensors that f would read now, or says that the trace no longer describes f. Nothing that could change is
+taken for granted: closure cells, globals, defaults, code, attributes, containers, modules with their hooks and modes.
+What cannot be checked (iterators, clocks, random numbers, effects on the world) makes f unguardable, with a reason.
 
     recording.py   what happens while f runs: which code, which effects
     values.py      where values of tensors become Python data

@@ -1,4 +1,4 @@
-"""What a piece of Python code may read, and whose code it is: found from its bytecode and its file, without running it."""
+"""What a piece of Python code may read, and whose code it is: found from its bytecode and its file."""
 
 from __future__ import annotations
 
@@ -27,9 +27,12 @@ IMPORTING = 4
 
 #: Packages of which f may use functions, but that hold nothing of the user's; those that PyTorch itself needs included.
 _LIBRARY_PACKAGES = frozenset(
-    "crelle torch functorch numpy jax jaxlib scipy sympy mpmath networkx jinja2 fsspec filelock typing_extensions "
-    "packaging triton optree yaml psutil setuptools pkg_resources _distutils_hack".split()
-)
+    (
+        "crelle", "torch", "functorch", "numpy", "jax", "jaxlib", "scipy", "sympy", "mpmath", "networkx", "jinja2",
+        "fsspec", "filelock", "typing_extensions", "packaging", "triton", "optree", "yaml", "psutil", "setuptools",
+        "pkg_resources", "_distutils_hack",
+    )
+)  # fmt: skip
 _IMPURE_FILES = (
     "random.py", "secrets.py", "uuid.py", "tempfile.py", "subprocess.py", "socket.py", "pathlib.py", "shutil.py",
     "logging/__init__.py", "<frozen os>", "os.py",
@@ -41,15 +44,21 @@ _LAYERS = ("torch/nn/modules/", "torch/nn/utils/", "torch/distributions/")
 
 #: Reading attributes by a name that is computed: everything an object holds counts as read.
 DYNAMIC = frozenset(
-    "getattr hasattr setattr delattr vars dir globals locals eval exec asdict astuple fields replace copy deepcopy "
-    "attrgetter methodcaller pickle __dict__ __getattribute__ __slots__ __match_args__".split()
-)
+    (
+        "getattr", "hasattr", "setattr", "delattr", "vars", "dir", "globals", "locals", "eval", "exec", "asdict",
+        "astuple", "fields", "replace", "copy", "deepcopy", "attrgetter", "methodcaller", "pickle", "__dict__",
+        "__getattribute__", "__slots__", "__match_args__",
+    )
+)  # fmt: skip
 #: Walking over the parts of a module instead of naming one.
 MODULE_WALKS = frozenset(
-    "_modules _parameters _buffers modules children named_modules named_children parameters named_parameters buffers "
-    "named_buffers state_dict functional_call functional_call_ stack_module_state parameters_to_vector "
-    "make_functional apply get_submodule get_parameter get_buffer".split()
-)
+    (
+        "_modules", "_parameters", "_buffers", "modules", "children", "named_modules", "named_children", "parameters",
+        "named_parameters", "buffers", "named_buffers", "state_dict", "functional_call", "functional_call_",
+        "stack_module_state", "parameters_to_vector", "make_functional", "apply", "get_submodule", "get_parameter",
+        "get_buffer",
+    )
+)  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -57,7 +66,7 @@ class Reads:
     """Names that some code and the functions defined inside it may look up.
 
     Attributes:
-        globals: per global name, the attribute chains that follow it: ``torch.nn.functional`` is ``("nn", "functional")``.
+        globals: per global name, the attributes that follow it: ``torch.nn.functional`` is ``("nn", "functional")``.
         cells: the same for variables of enclosing functions.
         names: attributes looked up on anything else: locals, results of calls.
         imports: modules imported while running: name and level, as ``import`` has them.
@@ -191,7 +200,7 @@ def _kind_of_module_of_class(module: str) -> int:
 
 def class_kind(cls: type) -> int:
     """Whose a class is."""
-    module = cls.__module__
+    module: Any = cls.__module__  # a class may set it to anything
     if not isinstance(module, str):
         return USER
     if module == "__main__":
@@ -208,7 +217,8 @@ _IMPURE_CLASSES = frozenset(
     (
         ("_random", "Random"), ("random", "Random"), ("random", "SystemRandom"), ("torch._C", "Generator"),
         ("numpy.random.mtrand", "RandomState"), ("numpy.random._generator", "Generator"), ("_io", "TextIOWrapper"),
-        ("_io", "BufferedReader"), ("_io", "BufferedWriter"), ("_io", "FileIO"), ("_io", "StringIO"), ("_io", "BytesIO"),
+        ("_io", "BufferedReader"), ("_io", "BufferedWriter"), ("_io", "FileIO"), ("_io", "StringIO"),
+        ("_io", "BytesIO"),
     )
 )  # fmt: skip
 

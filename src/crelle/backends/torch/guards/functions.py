@@ -242,5 +242,8 @@ def visit_builtin(walk: Walk, value: Any, source: str, label: str, everything: b
 
 
 _MODULE_PLUMBING = frozenset(
-    "__builtins__ __cached__ __doc__ __file__ __loader__ __name__ __package__ __path__ __spec__".split()
-)
+    (
+        "__builtins__", "__cached__", "__doc__", "__file__", "__loader__", "__name__", "__package__", "__path__",
+        "__spec__",
+    )
+)  # fmt: skip

@@ -32,8 +32,8 @@ _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn
 def visit_module(walk: Walk, value: nn.Module, source: str, label: str, everything: bool) -> None:
     """A module.
 
-    Its parts count where their names occur. All of them count, and at once, where the module is f itself or is used out of
-    sight: code like ``functional_call`` puts other tensors into them while it runs.
+    Its parts count where their names occur. All of them count, and at once, where the module is f itself or is used out
+    of sight: code like ``functional_call`` puts other tensors into them while it runs.
     """
     if isinstance(value, torch.jit.ScriptModule):
         walk.refuse(f"captures `{label or 'f'}`, a compiled TorchScript module")

@@ -16,12 +16,15 @@ from crelle.backends.torch.guards.code import LIBRARY, USER, class_kind, impure_
 from crelle.backends.torch.guards.walk import Space, Walk, join, quoted, visits
 
 #: How a class finds slots and fields of a tuple: part of the class, not of what f reads.
-_DESCRIPTORS = (types.MemberDescriptorType, types.GetSetDescriptorType, type(namedtuple("_", "field").field))
+_DESCRIPTORS = (types.MemberDescriptorType, types.GetSetDescriptorType, type(vars(namedtuple("_", "field"))["field"]))
 _CLASS_PLUMBING = frozenset(
-    "__dict__ __weakref__ __doc__ __module__ __annotations__ __abstractmethods__ _abc_impl __parameters__ __orig_bases__ "
-    "__slots__ __match_args__ __dataclass_fields__ __dataclass_params__ __hash__ __static_attributes__ "
-    "__firstlineno__ __slotnames__ __annotate_func__ __annotations_cache__".split()
-)
+    (
+        "__dict__", "__weakref__", "__doc__", "__module__", "__annotations__", "__abstractmethods__", "_abc_impl",
+        "__parameters__", "__orig_bases__", "__slots__", "__match_args__", "__dataclass_fields__",
+        "__dataclass_params__", "__hash__", "__static_attributes__", "__firstlineno__", "__slotnames__",
+        "__annotate_func__", "__annotations_cache__",
+    )
+)  # fmt: skip
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made by a class statement, not written in C
 _INERT_MODULES = ("typing", "torch._ops", "torch._library", "torch._C", "logging", "operator", "_operator")
 

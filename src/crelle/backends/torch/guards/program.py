@@ -23,13 +23,13 @@ def same(a: Any, b: Any) -> bool:
     if kind is not type(b):
         return False
     if kind is float:
-        return a == b and math.copysign(1.0, a) == math.copysign(1.0, b) or (a != a and b != b)
+        return (a == b and math.copysign(1.0, a) == math.copysign(1.0, b)) or (a != a and b != b)
     if kind is complex:
         return same(a.real, b.real) and same(a.imag, b.imag)
     if kind is tuple or kind is list:
         return len(a) == len(b) and all(map(same, a, b))
     if isinstance(a, np.generic):
-        return a.dtype == b.dtype and a.tobytes() == b.tobytes()
+        return bool(a.dtype == b.dtype) and a.tobytes() == b.tobytes()
     return bool(a == b)
 
 
@@ -57,8 +57,12 @@ class Program:
     def __init__(self) -> None:
         self._statements: list[tuple[str, str]] = []
         self._namespace: dict[str, Any] = {
-            "same": same, "same_array": same_array, "same_tensor": same_tensor, "same_items": same_items, "Function": types.FunctionType,
-        }  # fmt: skip
+            "same": same,
+            "same_array": same_array,
+            "same_tensor": same_tensor,
+            "same_items": same_items,
+            "Function": types.FunctionType,
+        }
         self._constants: dict[int, str] = {}
         self._count = 0
 

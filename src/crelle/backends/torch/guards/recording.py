@@ -53,7 +53,7 @@ def record(f: Callable[..., Any], args: Sequence[Any] = (), kwargs: dict[str, An
 
     Args:
         f: what will be given to :meth:`Guards.match`, or an earlier object with the same code.
-        args, kwargs: arguments of the call. Objects among them that are neither tensors nor plain values are guarded too.
+        args, kwargs: arguments of the call. What is neither a tensor nor a plain value among them is guarded too.
     """
     return Recording(f, tuple(args), dict(kwargs or {}))
 
@@ -159,7 +159,7 @@ class Recording:
                 self._importing = None
         elif event == "call":
             self._called(frame, code, kind)
-        elif kind == USER or kind == LAYER:
+        elif kind in (USER, LAYER):
             if event == "c_call":
                 self._called_builtin(arg)
             elif event != "return" and getattr(arg, "__name__", "") in ARRAY_READERS:

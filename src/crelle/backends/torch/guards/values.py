@@ -21,13 +21,17 @@ from crelle.backends.torch.guards.code import USER, file_kind
 _NO, _VALUE, _SHAPE, _LIFT = range(4)
 _READERS = frozenset(("tolist", "numpy", "__array__", "__dlpack__", "__repr__", "__format__"))
 _STORAGE_READERS = frozenset(("data_ptr", "untyped_storage", "storage", "_typed_storage"))
-_BUILT_IN = (types.BuiltinFunctionType, types.MethodDescriptorType, types.MethodWrapperType, types.WrapperDescriptorType)
+_BUILT_IN = frozenset(
+    (
+        types.BuiltinFunctionType, types.MethodDescriptorType, types.MethodWrapperType, types.WrapperDescriptorType,
+    )
+)  # fmt: skip
 #: Built-in functions that may call methods of objects given to them.
 _CONVERTERS = frozenset(("tensor", "as_tensor", "asarray", "new_tensor", "__getitem__", "__setitem__"))
 _INDEXERS = frozenset(("__getitem__", "__setitem__"))
 #: Built-in functions that read values of tensors given in lists.
 HIDDEN_READERS = frozenset(("tolist", "numpy", "tensor", "as_tensor", "asarray", "array", "new_tensor", "item"))
-#: Built-in functions that make a tensor of an array or a buffer, which hold no tensors. The upper mode does not see them.
+#: Built-in functions that make a tensor of an array or a buffer, which hold no tensors; the upper mode misses them.
 ARRAY_READERS = frozenset(("from_numpy", "frombuffer"))
 #: For operations with a shape that depends on values: which argument's values.
 _SHAPE_ARGUMENT = {"aten::masked_select": 1, "aten::nonzero": 0, "aten::repeat_interleave": 0}
@@ -48,7 +52,7 @@ class ValueReads:
         self.lifted: list[Tensor] = []
         self.problem = ""
         self.call: tuple[str, tuple[Any, ...], dict[str, Any]] | None = None
-        self._modes = (_Below(self), _Above(self))
+        self._modes: tuple[Any, ...] = (_Below(self), _Above(self))
 
     @property
     def hidden(self) -> bool:
@@ -64,6 +68,10 @@ class ValueReads:
         for mode in reversed(self._modes):
             mode.__exit__(*exception)
 
+    def refuse(self, reason: str) -> None:
+        """Something was done that cannot be followed."""
+        self.problem = self.problem or reason
+
     def enter_array_reader(self) -> None:
         """A function starts that makes a tensor of an array."""
         self.call = ("from_numpy", (), {})
@@ -77,7 +85,7 @@ class ValueReads:
         if isinstance(tensor, Tensor):
             self.lifted.append(tensor)
         if self.call is None:
-            self.problem = self.problem or "makes a tensor with a constructor that hides what it reads (use torch.tensor)"
+            self.refuse("makes a tensor with a constructor that hides what it reads (use torch.tensor)")
             return
         name, args, kwargs = self.call
         self.tensors.extend(_listed((*args, *kwargs.values()), inside=False, tuples=name not in _INDEXERS))
@@ -93,9 +101,9 @@ def _listed(tree: Any, inside: bool, tuples: bool) -> Iterator[Tensor]:
             yield from _listed(item, inside or tuples or isinstance(item, list), tuples)
 
 
-class _Below(TorchDispatchMode):
+class _Below(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, reads: ValueReads) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._reads = reads
         self._kinds: dict[Any, int] = {}
 
@@ -130,7 +138,7 @@ def _read_by(func: Any, args: Any, kind: int) -> list[Tensor]:
     if kind == _VALUE:
         return tensors
     name = func._schema.name
-    if name.startswith("aten::index") or name.startswith("aten::_index") or name.startswith("aten::_unsafe_index"):
+    if name.startswith(("aten::index", "aten::_index", "aten::_unsafe_index")):
         return [t for t in tensors[1:] if t.dtype in (torch.bool, torch.uint8)]
     if name in _SHAPE_ARGUMENT:
         return [args[_SHAPE_ARGUMENT[name]]]
@@ -149,7 +157,7 @@ class _Above(TorchFunctionMode):
             if name in _READERS:
                 reads.tensors.append(args[0])
             elif name in _STORAGE_READERS and file_kind(sys._getframe(1).f_code.co_filename) == USER:
-                reads.problem = reads.problem or f"reads the memory of a tensor ({name})"
+                reads.refuse(f"reads the memory of a tensor ({name})")
         outer, reads.call = reads.call, (name, args, kwargs)
         quiet = type(func) in _BUILT_IN and name not in _CONVERTERS
         profiler = sys.getprofile() if quiet else None

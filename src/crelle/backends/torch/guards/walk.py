@@ -1,7 +1,7 @@
 """The walk from f, along the names that occur in the code that runs, to every object that f can see.
 
-It starts before f runs, and goes on whenever a function runs for the first time, before its body does. So what the checks
-compare with is what f found, and what f changes shows as a check that fails right after the run.
+It starts before f runs, and goes on whenever a function runs for the first time, before its body does. So what the
+checks compare with is what f found, and what f changes shows as a check that fails right after the run.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Space:
 
 
 class Visitor(Protocol):
-    """Guards one kind of object: ``source`` is how the checks find it, ``everything`` whether its use is out of sight."""
+    """Guards one kind of object; ``source``: how the checks find it; ``everything``: its use is out of sight."""
 
     def __call__(self, walk: Walk, value: Any, source: str, label: str, everything: bool, /) -> None: ...
 
@@ -183,11 +183,10 @@ class Walk:
 
     def forget(self) -> None:
         """Let go of every object that was walked over."""
-        for store in (self._alive, self._spaces, self._waiting, self._ran, self._reads, self._todo):
-            store.clear()  # type: ignore[attr-defined]
-        self.tensors.clear()
-        self.caches.clear()
-        self.late_imports.clear()
+        for held in (self._alive, self._spaces, self._todo, self.caches, self.late_imports):
+            held.clear()
+        for table in (self._waiting, self._ran, self._reads, self.tensors):
+            table.clear()
 
     # -- names
 
