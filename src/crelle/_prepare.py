@@ -177,7 +177,7 @@ def _code_of(f: Any) -> Hashable:
         return type(f.__self__), _code_of(f.__func__)
     if isinstance(f, functools.partial):
         return "partial", _code_of(f.func)
-    inner = getattr(f, "_f", None) if type(f).__module__ == "crelle._transforms" else None
+    inner = getattr(f, "function", None) if type(f).__module__ == "crelle._transforms" else None
     if inner is not None:
         return f.request, f.request.selection.key, _code_of(inner)
     # an object that is called: two of a class have little in common; should an id come back, match() decides

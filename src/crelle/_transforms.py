@@ -24,13 +24,13 @@ class Transform:
                     expected=f"a plan made by crelle.{request.kind}(f).plan(...)",
                 )
             )
-        self._f, self.request, self._preferred = f, request, plan
+        self.function, self.request, self.preferred = f, request, plan
         self._space = space_for(f, (request, request.selection.key, None if plan is None else (plan.mode, plan.chunk)))
         self.__name__ = f"{request.kind}({function_name(f)})"
         self.__doc__ = f"{request.kind.capitalize()} of {function_name(f)}."
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        call = bind(self._f, args, kwargs, self.request)
+        call = bind(self.function, args, kwargs, self.request)
         prepared, captured = prepared_for(call, self._space, self._prefer(call))
         return prepared.run(call, captured)
 
@@ -41,7 +41,7 @@ class Transform:
             *args: as for f; JAX also takes ``jax.ShapeDtypeStruct``.
             analyze: run every usable candidate and add measured columns, as SQL's EXPLAIN ANALYZE does.
         """
-        call = bind(self._f, args, kwargs, self.request)
+        call = bind(self.function, args, kwargs, self.request)
         prepared, captured = prepared_for(call, self._space, self._prefer(call))
         if analyze:
             if call.abstract:
@@ -53,10 +53,10 @@ class Transform:
         return frozen(call, prepared, captured, self._rebind)
 
     def _rebind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
-        return bind(self._f, args, kwargs, self.request)
+        return bind(self.function, args, kwargs, self.request)
 
     def _prefer(self, call: Call) -> tuple[str, int | None] | None:
-        plan = self._preferred
+        plan = self.preferred
         if plan is None:
             return None
         if plan.inputs != call.inputs or plan.backend != call.backend.name:
@@ -77,7 +77,7 @@ class Transform:
             for name in ("argnums", "mode", "chunk", "memory", "wrt", "flatten", "value", "has_aux", "holomorphic")
             if getattr(self.request, name) != getattr(defaults, name)
         ]
-        return f"crelle.{self.request.kind}({function_name(self._f)}{''.join(changed)})"
+        return f"crelle.{self.request.kind}({function_name(self.function)}{''.join(changed)})"
 
 
 def jacobian(

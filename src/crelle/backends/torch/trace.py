@@ -14,6 +14,7 @@ from crelle._arrays import ArrayType, total_size, types_text
 from crelle._errors import CrelleError, CrelleShapeError, CrelleTypeError, describe
 from crelle.backends._protocol import Call, CheckReport, Method, Runner
 from crelle.backends.torch import check, cost, guards, modules, programs, run, watch
+from crelle.backends.torch.guards import derivatives  # noqa: F401  (declares how a derivative inside f is guarded)
 from crelle.backends.torch.programs import Untraceable
 from crelle.tangent.cost import PassCost
 
@@ -268,7 +269,7 @@ class TorchTrace:
             if self.costs and self.request.mode == "auto" and not self.hessian:
                 few, many = sorted((m, n))
                 if many > _OBVIOUS * few or (mode == "forward" and m * n < _SMALL):
-                    self.unavailable[mode] = f"not priced: {n if mode == 'forward' else m:,} passes against {few:,}"
+                    self.unavailable[mode] = f"not priced: {n if mode == 'forward' else m:,} passes, and the other mode needs {m if mode == 'forward' else n:,}"
                     continue
             small = m * n <= _SMALL and self.request.chunk is None and mode != "forward-over-forward"
             module = self._try_program(flat, dynamic, mode, small)
