@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,7 +31,8 @@ class _Recorder(TorchDispatchMode):
         self.graph = fx.Graph()
         self.captured: dict[str, Tensor] = {}
         self._nodes: dict[int, tuple[Any, fx.Node]] = {}
-        self._fixed: set[fx.Node] = set()
+        self.read: set[str] = set()
+        self._roots: dict[fx.Node, frozenset[str]] = {}
 
     def name(self, tensor: Tensor, node: fx.Node) -> None:
         """From now on the tensor is the node's value."""
@@ -46,6 +47,7 @@ class _Recorder(TorchDispatchMode):
         self.captured[name] = tensor
         node = self.graph.create_node("get_attr", name, name=name)
         node.meta["spec"] = spec_of(tensor)
+        self._roots[node] = frozenset((name,))
         self.name(tensor, node)
         return node
 
@@ -63,16 +65,18 @@ class _Recorder(TorchDispatchMode):
         kwargs = kwargs or {}
         held, options = self.nodes(args), self.nodes(kwargs)
         inputs = tensors_in(held, options)
-        fixed = all(n in self._fixed for n in inputs)
-        if not fixed:
-            _refuse_values(func, args)
+        if torch.Tag.data_dependent_output in func.tags or func is aten.equal.default:
+            self._read(inputs, f"f reads the value of a tensor in Python ({func})")
+            return func(*args, **kwargs)
+        if torch.Tag.dynamic_output_shape in func.tags:
+            self._read_shape(func, held, args)
         if func is aten.as_strided.default:
             inputs[0].meta["layout"] = (tuple(args[0].stride()), args[0].storage_offset())
         out = func(*args, **kwargs)
         node = self.graph.create_node("call_function", func, tuple(held), options)
         node.meta["spec"] = spec_of(out)
-        if fixed and torch.Tag.nondeterministic_seeded not in func.tags:
-            self._fixed.add(node)
+        if all(n in self._roots for n in inputs) and torch.Tag.nondeterministic_seeded not in func.tags:
+            self._roots[node] = frozenset().union(*(self._roots[n] for n in inputs))
         if isinstance(out, Tensor):
             self.name(out, node)
         elif isinstance(out, (tuple, list)):
@@ -80,20 +84,27 @@ class _Recorder(TorchDispatchMode):
                 if isinstance(item, Tensor):
                     part = self.graph.create_node("call_function", operator.getitem, (node, i))
                     part.meta["spec"] = spec_of(item)
-                    if node in self._fixed:
-                        self._fixed.add(part)
+                    if node in self._roots:
+                        self._roots[part] = self._roots[node]
                     self.name(item, part)
         return out
 
+    def _read(self, nodes: Iterable[fx.Node], reason: str) -> None:
+        """Python sees these values: they must not depend on the inputs, and captured tensors are noted."""
+        for node in nodes:
+            if node not in self._roots:
+                raise NeedsValue(reason)
+            self.read |= self._roots[node]
 
-def _refuse_values(func: Any, args: Any) -> None:
-    tags = func.tags
-    if torch.Tag.data_dependent_output in tags or func is aten.equal.default:
-        raise NeedsValue(f"f reads the value of a tensor in Python ({func})")
-    if torch.Tag.dynamic_output_shape in tags:
-        if func is aten.index.Tensor and not any(t is not None and t.dtype in (torch.bool, torch.uint8) for t in args[1]):
-            return  # indices, not masks: the shape is theirs
-        raise NeedsValue(f"the shapes inside f depend on values ({func})")
+    def _read_shape(self, func: Any, held: Any, args: Any) -> None:
+        """Note what the shape of the result depends on."""
+        deciding = held
+        if func in (aten.index.Tensor, aten.masked_select.default):
+            masks = args[1] if func is aten.index.Tensor else [args[1]]
+            if not any(t is not None and t.dtype in (torch.bool, torch.uint8) for t in masks):
+                return  # indices, not masks: the shape is theirs
+            deciding = held[1]
+        self._read(tensors_in(deciding), f"the shapes inside f depend on values ({func})")
 
 
 @contextmanager
@@ -113,8 +124,11 @@ def record(f: Callable[..., Any], inputs: Sequence[Tensor]) -> fx.GraphModule:
     f is run once, on the real tensors. Tensors that it captures become attributes: the very objects. Its result may nest
     tensors in tuples and lists.
 
+    ``meta["values_read"]`` of the result lists the captured tensors whose values decided something in Python or a shape
+    (``x[mask]``, ``if flag:``): the graph holds for these values only.
+
     Raises:
-        NeedsValue: f reads values in Python.
+        NeedsValue: f reads a value that depends on its inputs.
         NotImplementedError: f uses a higher-order operation (``torch.cond``), which only ``make_fx`` records.
     """
     recorder = _Recorder()
@@ -125,4 +139,6 @@ def record(f: Callable[..., Any], inputs: Sequence[Tensor]) -> fx.GraphModule:
     with _no_autocast_cache(), recorder:
         result = f(*inputs)
     recorder.graph.output(map_nodes(recorder.nodes(result), lambda n: n))
-    return fx.GraphModule(dict(recorder.captured), recorder.graph)
+    module = fx.GraphModule(dict(recorder.captured), recorder.graph)
+    module.meta["values_read"] = [recorder.captured[name] for name in sorted(recorder.read)]
+    return module
