@@ -336,10 +336,12 @@ class JaxTrace:
 
         def compute(flat: FlatFunction | None, consts: Any, dynamic: Any) -> tuple[Any, Any, Any]:
             g, active = self._function(flat, dynamic, consts)
-            return run.answer(
+            blocks, values, aux = run.answer(
                 g, active, self.inputs, self.outputs, method,
                 flat=self.request.flat, hessian=self.request.kind == "hessian", holomorphic=self.request.holomorphic,
             )  # fmt: skip
+            # a value that is returned is shared with the derivative, and XLA fuses worse: ask for it only where it is wanted
+            return blocks, (values if self.request.value else []), aux
 
         return compute
 
