@@ -2,9 +2,10 @@
 
 A network x → W₁x + b₁ → ReLU → W₂h + b₂ → mean squared error is a composition of small functions. The derivative of a
 composition is a product of Jacobians, and a gradient is that product multiplied from the left by the number 1. Read
-from left to right, each step takes a vector (how the loss depends on the output of a layer) and returns another (how it
-depends on the layer's input): a vector-Jacobian product, uᵀJ. No Jacobian is ever formed. That is back-propagation. Here
-every step is one call of `crelle.vjp`, and the result is compared with what `torch.autograd` gives for the whole network.
+from left to right, each step takes a vector (how the loss depends on the output of a layer) and returns another (how
+it depends on the layer's input): a vector-Jacobian product, uᵀJ. No Jacobian is ever formed. That is
+back-propagation. Here every step is one call of `crelle.vjp`, and the result is compared with what `torch.autograd`
+gives for the whole network.
 
 Run it:  python examples/backprop_chain.py
 """

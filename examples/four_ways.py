@@ -1,9 +1,9 @@
 """Four ways to a Jacobian in JAX, and a fifth that chooses among them.
 
-A Jacobian can be had by columns or by rows. Columns: push each unit vector of the input forwards, which is `jax.jacfwd`,
-and `vmap` of `jvp` spelled out. Rows: pull each unit vector of the output backwards, which is `jax.jacrev`, and `vmap` of
-`vjp` spelled out. All are the same matrix; which is cheapest depends on the shapes and on the operations inside.
-`crelle.jacobian` prices the ways and takes one; its plan says which, and why.
+A Jacobian can be had by columns or by rows. Columns: push each unit vector of the input forwards, which is
+`jax.jacfwd`, and `vmap` of `jvp` spelled out. Rows: pull each unit vector of the output backwards, which is
+`jax.jacrev`, and `vmap` of `vjp` spelled out. All are the same matrix; which is cheapest depends on the shapes and on
+the operations inside. `crelle.jacobian` prices the ways and takes one; its plan says which, and why.
 
 Run it:  python examples/four_ways.py
 """

@@ -1,8 +1,8 @@
 """A Hessian times a vector, with the matrix and without it.
 
-The Hessian of f(x) = x₀² x₁ + x₁³ is [[2 x₁, 2 x₀], [2 x₀, 6 x₁]]. A product H v is the derivative of the gradient along
-v, so it takes one forward pass over a reverse pass, and no matrix: `crelle.hvp`. For two variables either way will do; for
-a million, a Hessian has 10¹² entries, and the product still costs a few gradients.
+The Hessian of f(x) = x₀² x₁ + x₁³ is [[2 x₁, 2 x₀], [2 x₀, 6 x₁]]. A product H v is the derivative of the gradient
+along v, so it takes one forward pass over a reverse pass, and no matrix: `crelle.hvp`. For two variables either way
+will do; for a million, a Hessian has 10¹² entries, and the product still costs a few gradients.
 
 Run it:  python examples/hessian_product.py
 """

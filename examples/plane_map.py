@@ -1,10 +1,11 @@
 """A map of the plane, its Jacobian written by hand, and what the Jacobian says.
 
-The map (x, y) ↦ (x² − y², 2xy) squares a complex number: x + iy becomes (x + iy)². At the point (1.5, 0.5) its Jacobian is
-[[3, −1], [1, 3]]. The determinant, 10, says that small areas around the point grow tenfold. The singular values, √10
-twice, say that lengths grow by √10 in every direction: a rotation and a scaling, as for every complex-differentiable
-function. The function is plain NumPy, so Crelle differentiates it by differences with estimated errors; and the
-Jacobian that was written by hand is checked against it. A second hand-written one, with a sign wrong, is found out.
+The map (x, y) ↦ (x² − y², 2xy) squares a complex number: x + iy becomes (x + iy)². At the point (1.5, 0.5) its
+Jacobian is [[3, −1], [1, 3]]. The determinant, 10, says that small areas around the point grow tenfold. The singular
+values, √10 twice, say that lengths grow by √10 in every direction: a rotation and a scaling, as for every
+complex-differentiable function. The function is plain NumPy, so Crelle differentiates it by differences with
+estimated errors; and the Jacobian that was written by hand is checked against it. A second hand-written one, with a
+sign wrong, is found out.
 
 Run it:  python examples/plane_map.py
 """

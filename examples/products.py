@@ -1,9 +1,9 @@
 """Two products with a Jacobian that is not formed: the JVP of exp, the VJP of sin.
 
 A Jacobian-vector product J v says how the output moves when the input moves along v; it goes forwards, with the
-function. A vector-Jacobian product uᵀJ says how a weighted sum of the outputs depends on each input; it goes backwards.
-Both cost about as much as a few evaluations of the function, however large the matrix is. For functions applied to each
-entry, J is diagonal, so both products are known: exp(x)·v and cos(x)·u.
+function. A vector-Jacobian product uᵀJ says how a weighted sum of the outputs depends on each input; it goes
+backwards. Both cost about as much as a few evaluations of the function, however large the matrix is. For functions
+applied to each entry, J is diagonal, so both products are known: exp(x)·v and cos(x)·u.
 
 Run it:  python examples/products.py
 """

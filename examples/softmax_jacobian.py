@@ -1,9 +1,9 @@
 """The Jacobian of softmax is diag(s) − s sᵀ.
 
-softmax(x)ᵢ = exp(xᵢ) / Σⱼ exp(xⱼ) turns numbers into probabilities s. Raising one input raises its own probability, at
-the expense of all others in proportion to what they have: ∂sᵢ/∂xⱼ = sᵢ (δᵢⱼ − sⱼ). So every row and every column of the
-Jacobian sums to zero (adding a constant to all inputs changes nothing), and the matrix is symmetric with rank n − 1.
-The example forms it with Crelle from PyTorch's own softmax, in which nothing of this formula appears.
+softmax(x)ᵢ = exp(xᵢ) / Σⱼ exp(xⱼ) turns numbers into probabilities s. Raising one input raises its own probability,
+at the expense of all others in proportion to what they have: ∂sᵢ/∂xⱼ = sᵢ (δᵢⱼ − sⱼ). So every row and every column
+of the Jacobian sums to zero (adding a constant to all inputs changes nothing), and the matrix is symmetric with rank
+n − 1. The example forms it with Crelle from PyTorch's own softmax, in which nothing of this formula appears.
 
 Run it:  python examples/softmax_jacobian.py
 """

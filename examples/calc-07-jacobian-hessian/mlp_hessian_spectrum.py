@@ -2,9 +2,10 @@
 
 The network y = W₂ tanh(W₁ x + b₁) + b₂ has 9 parameters and 2 inputs, so its Hessian is an 11 × 11 matrix, and
 `crelle.hessian` with `argnums=(0, 1)` and `flatten=True` gives it as one. The eigenvalues say how y curves: up along
-some directions, down along others, not at all along the rest. Both signs had to occur: y is linear in W₂ and in b₂, so
-their block on the diagonal is zero, while W₂ acts together with everything inside the tanh; a symmetric matrix with a
-zero block on its diagonal and something beside it is never definite. A network's output has saddles, not bowls.
+some directions, down along others, not at all along the rest. Both signs had to occur: y is linear in W₂ and in b₂,
+so their block on the diagonal is zero, while W₂ acts together with everything inside the tanh; a symmetric matrix
+with a zero block on its diagonal and something beside it is never definite. A network's output has saddles, not
+bowls.
 
 Run it:  python examples/calc-07-jacobian-hessian/mlp_hessian_spectrum.py --out figures
 """

@@ -2,9 +2,9 @@
 
 By the chain rule it is diag(1 − tanh²(W x + b)) W: the matrix of the layer, each row damped by how far its unit is
 saturated. Near zero tanh is the identity and the Jacobian is W; where |W x + b| is large the units are flat and the
-Jacobian vanishes, which is how gradients die in deep networks. The example forms the Jacobian at each point of a batch
-with one `jax.vmap` over `crelle.jacobian`, compares it with the formula, and prints how much the layer stretches space
-there: the singular values.
+Jacobian vanishes, which is how gradients die in deep networks. The example forms the Jacobian at each point of a
+batch with one `jax.vmap` over `crelle.jacobian`, compares it with the formula, and prints how much the layer
+stretches space there: the singular values.
 
 Run it:  python examples/calc-07-jacobian-hessian/mlp_jacobian.py
 """
