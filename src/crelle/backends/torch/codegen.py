@@ -42,7 +42,7 @@ _NAMED = {
             "scatter_add.default index_add.default logical_not.default lt.Tensor le.Tensor gt.Tensor ge.Tensor "
             "eq.Tensor ne.Tensor lt.Scalar le.Scalar gt.Scalar ge.Scalar eq.Scalar ne.Scalar view_as_real.default "
             "view_as_complex.default floor.default ceil.default round.default atan2.default lerp.Tensor "
-            "diagonal.default masked_fill.Scalar digamma.default lgamma.default "
+            "constant_pad_nd.default diagonal.default masked_fill.Scalar digamma.default lgamma.default "
             "add.Tensor sub.Tensor mul.Tensor div.Tensor bitwise_and.Tensor bitwise_or.Tensor"
         ).split()
     )
@@ -90,6 +90,8 @@ class _Source:
                 return f"-{args[0]}"
             if target is aten.permute.default and node.args[1] == (1, 0):
                 return f"{self.bind(torch.t, 't')}({args[0]})"
+            if target is aten.select.int and node.args[1] == 0:
+                return f"{args[0]}[{args[2]}]"
             if target is aten.contiguous.default:
                 return f"{args[0]}.contiguous()"
             if target is aten.expand.default:

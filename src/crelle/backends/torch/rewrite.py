@@ -71,6 +71,13 @@ class Diagonal(NamedTuple):
     values: fx.Node
 
 
+class Slabs(NamedTuple):
+    """A tensor that is zero outside of disjoint pieces (start, stop, values) along an axis, in order."""
+
+    axis: int
+    pieces: tuple[tuple[int, int, fx.Node], ...]
+
+
 def freeze(value: Any) -> Hashable:
     """A hashable key of operation arguments. ``1``, ``1.0`` and ``True`` differ, and so do ``0.0`` and ``-0.0``."""
     if isinstance(value, (tuple, list)):
@@ -146,7 +153,7 @@ _ANY_STRIDES = frozenset(
         "constant_pad_nd embedding mm mv dot vdot bmm addmm addmv baddbmm convolution convolution_backward _softmax "
         "_softmax_backward_data _log_softmax _log_softmax_backward_data native_layer_norm cumsum sum mean amax amin prod "
         "var std var_mean argmax argmin max min any all sort topk trace linalg_vector_norm where masked_fill "
-        "linalg_cholesky_ex linalg_solve_triangular _linalg_solve_ex linalg_lu_factor_ex linalg_lu_solve linalg_inv_ex "
+        "select_backward slice_backward new_empty empty_like linalg_cholesky_ex linalg_solve_triangular _linalg_solve_ex linalg_lu_factor_ex linalg_lu_solve linalg_inv_ex "
         "_linalg_eigh linalg_qr _linalg_svd _linalg_det"
     ).split()
 )
@@ -163,6 +170,7 @@ class Builder:
         self.spec: dict[fx.Node, Any] = {}
         self.fill: dict[fx.Node, Fill] = {}
         self.diagonal: dict[fx.Node, Diagonal] = {}
+        self.slabs: dict[fx.Node, Slabs] = {}
         self.constant: set[fx.Node] = set()
         self.order: dict[fx.Node, int] = {}
         self._known: dict[fx.Node, Tensor] = {}
@@ -289,6 +297,34 @@ class Builder:
         square = self.emit(aten.diag_embed.default, (values,), spec=spec._replace(shape=(n, n)))
         self.diagonal[square] = Diagonal(values)
         return self.reshape(square, (n, *shape))
+
+    def slab(self, spec: Spec, slabs: Slabs) -> fx.Node:
+        """The tensor that has these pieces: padded, concatenated or stacked."""
+        axis, pieces = slabs
+        length = spec.shape[axis]
+        start, stop, first = pieces[0]
+        if len(pieces) == 1:
+            pad = (0, 0) * (len(spec.shape) - 1 - axis) + (start, length - stop)
+            node = self.emit(aten.constant_pad_nd.default, (first, pad, 0.0), spec=spec) if any(pad) else first
+        else:
+            parts: list[fx.Node] = []
+            end = 0
+            for start, stop, value in (*pieces, (length, length, first)):
+                thin = all(b - a == 1 for a, b, _ in pieces) and length <= 2 * len(pieces)
+                gaps = [1] * (start - end) if thin else [start - end] * (start > end)
+                for width in gaps:
+                    shape = (*spec.shape[:axis], width, *spec.shape[axis + 1 :])
+                    parts.append(self.full(spec._replace(shape=shape), 0.0, True))
+                parts += [value] * (stop > start)
+                end = stop
+            if all(self.shape(p)[axis] == 1 for p in parts):
+                flat = spec.shape[:axis] + spec.shape[axis + 1 :]
+                parts = [self.reshape(p, flat) for p in parts]
+                node = self.emit(aten.stack.default, (tuple(parts), axis), spec=spec)
+            else:
+                node = self.emit(aten.cat.default, (tuple(parts), axis), spec=spec)
+        self.slabs[node] = slabs
+        return node
 
     # Views
 
@@ -422,6 +458,10 @@ class Builder:
         axis %= len(old)
         index %= old[axis]
         shape = old[:axis] + old[axis + 1 :]
+        if self._is(x, aten.stack.default) and x.args[1] == axis:
+            return tensors_in(x.args[0])[index]
+        if self._is(x, aten.cat.default) and x.args[1] == axis:
+            return self.reshape(self.slice(x, axis, index, index + 1), shape)
         if old[axis] == 1 or x in self.fill:
             return self.reshape(x, shape) if old[axis] == 1 else self.full(
                 self.spec[x]._replace(shape=shape), *self.fill[x]

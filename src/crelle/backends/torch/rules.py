@@ -6,6 +6,7 @@ dropped from products only where they are structural: seeds, and tangents that t
 
 from __future__ import annotations
 
+import itertools
 import math
 import operator
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from crelle.backends.torch.rewrite import Builder, Fill, Spec, aten, tensors_in, without_ones
+from crelle.backends.torch.rewrite import Builder, Fill, Slabs, Spec, aten, tensors_in, without_ones
 
 Rule = Callable[[Builder, Any, tuple[Any, ...], dict[str, Any], Any], Any]
 RULES: dict[Any, Rule] = {}
@@ -242,8 +243,19 @@ def _mul(b: Builder, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any],
                 if before is not None and all(2**-20 <= abs(v) <= 2**20 for v in (before.value, known.value)):
                     factor = b.scalar(spec, before.value * known.value)
                     return b.expand(_mul(b, target, (inner.args[0], factor), {}, b.spec[inner]), spec.shape)
+    elif y in b.constant and isinstance(x, fx.Node) and x.target is aten.mul.Tensor and x not in b.constant:
+        known_factor = x.args[1]
+        if known_factor in b.constant and _mild(b.value(known_factor)) and _mild(b.value(y)):
+            factor = apply(b, target, (known_factor, y), {}, b.infer(target, (known_factor, y), {}))
+            return _mul(b, target, (x.args[0], factor), {}, spec)
     form, pair = _tensor_form(b, aten.mul, (x, y), spec)
     return pointwise(b, form or target, _in_order(b, pair), kwargs, spec)
+
+
+def _mild(value: torch.Tensor) -> bool:
+    """Whether factors may be multiplied first: nothing overflows or is lost that was not before."""
+    size = value.abs()
+    return value.dtype.is_floating_point and bool(((size == 0) | ((size >= 2**-20) & (size <= 2**20))).all())
 
 
 @rule(aten.div.Tensor, aten.div.Scalar)
@@ -271,8 +283,46 @@ def _add(b: Builder, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any],
         return apply(b, aten.neg.default, (y,), {}, spec) if minus else y
     if alpha != 1:
         return pointwise(b, target, (x, y), {"alpha": alpha}, spec)
+    if x in b.slabs and y in b.slabs and not minus:
+        merged = _merge(b, b.slabs[x], b.slabs[y])
+        if merged is not None:
+            return b.slab(spec, merged)
     form, pair = _tensor_form(b, target.overloadpacket, (x, y), spec)
     return pointwise(b, form or target, pair if minus else _in_order(b, pair), {}, spec)
+
+
+def _merge(b: Builder, first: Slabs, second: Slabs) -> Slabs | None:
+    """The sum of two tensors of pieces, where pieces coincide or are disjoint."""
+    if first.axis != second.axis:
+        return None
+    pieces = {piece[:2]: piece[2] for piece in first.pieces}
+    for start, stop, value in second.pieces:
+        if (start, stop) in pieces:
+            pieces[start, stop] = _add(b, aten.add.Tensor, (pieces[start, stop], value), {}, b.spec[value])
+        else:
+            pieces[start, stop] = value
+    ordered = tuple((start, stop, pieces[start, stop]) for start, stop in sorted(pieces))
+    if any(a[1] > c[0] for a, c in itertools.pairwise(ordered)):
+        return None
+    return Slabs(first.axis, ordered)
+
+
+@rule(aten.select_backward.default)
+def _select_backward(b: Builder, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], spec: Spec) -> fx.Node:
+    x, _, axis, index = args
+    axis, index = axis % len(spec.shape), index % spec.shape[axis]
+    kept = (*spec.shape[:axis], 1, *spec.shape[axis + 1 :])
+    return b.slab(spec, Slabs(axis, ((index, index + 1, b.reshape(x, kept)),)))
+
+
+@rule(aten.slice_backward.default)
+def _slice_backward(b: Builder, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], spec: Spec) -> fx.Node:
+    x, _, axis, start, stop, step = args
+    axis %= len(spec.shape)
+    start, stop, step = slice(start, stop, step).indices(spec.shape[axis])
+    if step != 1 or stop <= start:
+        return b.emit(target, args, kwargs, spec)
+    return b.slab(spec, Slabs(axis, ((start, stop, x),)))
 
 
 @rule(aten.rsub.Scalar, aten.rsub.Tensor)
@@ -571,6 +621,25 @@ def _addmm(b: Builder, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any
         return b.emit(target, args, kwargs, spec)
     product = _mm(b, aten.mm.default, (x, y), {}, spec)
     return apply(b, aten.add.Tensor, (product, bias), {}, spec)
+
+
+@rule(aten.addmv.default)
+def _addmv(b: Builder, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], spec: Spec) -> fx.Node:
+    bias, x, y = args
+    if any(kwargs.get(k, 1) != 1 for k in ("alpha", "beta")) or b.spec[x].dtype != spec.dtype:
+        return b.emit(target, args, kwargs, spec)
+    product = _mv_rule(b, aten.mv.default, (x, y), {}, spec)
+    return apply(b, aten.add.Tensor, (product, bias), {}, spec)
+
+
+@rule(aten.addcmul.default)
+def _addcmul(b: Builder, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], spec: Spec) -> fx.Node:
+    base, x, y = args
+    if kwargs.get("value", 1) != 1 or any(b.spec[n].dtype != spec.dtype for n in args):
+        return pointwise(b, target, args, kwargs, spec)
+    shape = torch.broadcast_shapes(b.shape(x), b.shape(y))
+    product = apply(b, aten.mul.Tensor, (x, y), {}, spec._replace(shape=tuple(shape)))
+    return apply(b, aten.add.Tensor, (product, base), {}, spec)
 
 
 # Checks
