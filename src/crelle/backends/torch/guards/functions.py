@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 import os
 import sys
 import types
@@ -11,7 +12,7 @@ from typing import Any
 
 from crelle.backends.torch.guards.code import USER, Reads, code_kind, impure_class, impure_function, module_kind
 from crelle.backends.torch.guards.plain import is_plain
-from crelle.backends.torch.guards.walk import Space, Walk, join, visits
+from crelle.backends.torch.guards.walk import Space, Walk, join, quoted, visits
 
 
 @visits(types.FunctionType)
@@ -206,6 +207,23 @@ def visit_method(walk: Walk, value: Any, source: str, label: str, everything: bo
 def visit_property(walk: Walk, value: Any, source: str, label: str, everything: bool) -> None:
     """A property of a class."""
     _parts(walk, value, source, label, everything, ("fget", "fset"))
+
+
+@visits(functools.cached_property)
+def visit_cached_property(walk: Walk, value: Any, source: str, label: str, everything: bool) -> None:
+    """A property that is kept by the instance once it is known."""
+    _parts(walk, value, source, label, everything, ("func",))
+
+
+@visits(operator.attrgetter, operator.itemgetter, operator.methodcaller)
+def visit_getter(walk: Walk, value: Any, source: str, label: str, everything: bool) -> None:
+    """A function that looks up names, which it carries."""
+    carried = value.__reduce__()[1]
+    if not is_plain(carried):
+        walk.refuse(f"captures {quoted(label)}, a {type(value).__name__} that carries objects")
+        return
+    walk.program.fail_if(f"{source} is not {walk.program.constant(value)}", label)
+    walk.add_names({part for text in carried if isinstance(text, str) for part in text.split(".")})
 
 
 @visits(staticmethod, classmethod)

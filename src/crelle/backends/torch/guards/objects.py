@@ -149,5 +149,7 @@ def visit_tensor_subclass(walk: Walk, value: Any, source: str, label: str, every
 
 @visits(weakref.ref)
 def visit_weak_reference(walk: Walk, value: Any, source: str, label: str, everything: bool) -> None:
-    """It may die at any time."""
-    walk.refuse(f"captures {quoted(label)}, a weak reference")
+    """What it refers to, which may be nothing."""
+    variable = walk.name(value, source, label)
+    walk.program.fail_if(f"{variable}.__class__ is not {walk.program.constant(weakref.ref)}", label)
+    walk.visit(value(), f"{variable}()", label, everything)
