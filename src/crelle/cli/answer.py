@@ -10,6 +10,7 @@ import typer
 
 import crelle
 from crelle._arrays import seconds_text
+from crelle._errors import CrelleValueError, describe
 from crelle._plan import Plan
 from crelle._transforms import Transform
 from crelle.backends import get_backend
@@ -73,6 +74,8 @@ class Words:
 
 def plan(kind: str, words: Words) -> None:
     """Print how a derivative would be computed."""
+    if kind not in KINDS:
+        raise CrelleValueError(describe(f"--of {kind}: there is no such derivative", expected=", ".join(KINDS)))
     path = save.checked_path(words.out, (".json",))
     with posed(words.target, words.given) as question:
         transform = words.transform(kind, question)

@@ -29,10 +29,10 @@ _NUMBERS = {"ignore_unknown_options": True}
 
 _HOW_TO_ASK = f"""\b
 INPUTS are the arguments of the function, one after the other:
-  f64[3,4]          normal random numbers by --seed; f64[3,4]@7 has its own seed
+  f64[3,4]          normal random numbers; f64[3,4]@7 has its own seed
   x.npy x.npz x.pt  a file of arrays; x.npz:name takes one of several
   x.json  '[1, 2]'  JSON: a list of numbers is an array, a dict is a dict, and
-  '{{"w": "f64[3]"}}'  a text that is a spec is that array
+  '{{"w": "f64[3]"}}' a text that is a spec is that array
   1.5               a number
   n=3               any of these for a keyword argument, which is held fixed
 
@@ -52,7 +52,7 @@ ByHand = Annotated[
     str, typer.Argument(metavar="DERIVATIVE", help="the derivative that you wrote, as a target", show_default=False)
 ]
 Inputs = Annotated[
-    list[str] | None, typer.Argument(metavar="[INPUTS]...", help="the arguments of the function", show_default=False)
+    list[str] | None, typer.Argument(metavar="INPUTS", help="the arguments of the function", show_default=False)
 ]
 Framework = Annotated[str, typer.Option(metavar="NAME", help="auto, jax, torch or numpy")]
 Argnums = Annotated[str, typer.Option(metavar="LIST", help="which inputs to differentiate: 0, or 0,2")]

@@ -286,8 +286,11 @@ def _method(mode: str, work: str) -> str:
 def write(folder: Path, outcomes: list[Outcome]) -> str:
     """Write plans, matrices, the summary and the figures; returns a sentence on the figures."""
     for outcome in outcomes:
-        if outcome.plan is not None and outcome.matrix is not None:
-            place = folder / outcome.problem.slug
+        place = folder / outcome.problem.slug
+        if outcome.plan is None or outcome.matrix is None:
+            for name in ("plan.json", "plan.txt", "matrix.npy"):  # of an earlier tour that went better
+                (place / name).unlink(missing_ok=True)
+        else:
             place.mkdir(exist_ok=True)
             outcome.plan.save(place / "plan.json")
             (place / "plan.txt").write_text(f"{outcome.plan}\n")

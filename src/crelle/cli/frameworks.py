@@ -73,14 +73,14 @@ def detect(target: Target, arguments: list[Any]) -> str:
 
 
 def _root(value: Any) -> str | None:
-    """The framework that a value comes from: a module, a class, a function or an array of it."""
-    if isinstance(value, types.ModuleType):
-        name: Any = value.__name__
-    else:
-        name = getattr(value, "__module__", None) or type(value).__module__
-    first = str(name).partition(".")[0]
-    first = {"jaxlib": "jax"}.get(first, first)
-    return first if first in FRAMEWORKS else None
+    """The framework that a value comes from: a module, a class, a function or an array of it, or what it wraps."""
+    own = value.__name__ if isinstance(value, types.ModuleType) else getattr(value, "__module__", None)
+    for name in (own, type(value).__module__):
+        first = str(name).partition(".")[0]
+        first = "jax" if first == "jaxlib" else first
+        if first in FRAMEWORKS:
+            return first
+    return None
 
 
 def _named_in(values: Any) -> set[str]:
@@ -175,10 +175,9 @@ def array(framework: str, values: np.ndarray[Any, Any], dtype: str) -> Any:
         if not isinstance(kind, torch.dtype):
             raise _no_dtype(framework, dtype)
         return torch.tensor(values).to(kind)
-    try:
-        return values.astype(np.dtype(dtype))
-    except TypeError:
-        raise _no_dtype(framework, dtype) from None
+    if dtype == "bfloat16":  # known to NumPy by accident, where JAX has been imported
+        raise _no_dtype(framework, dtype)
+    return values.astype(dtype)
 
 
 def _no_dtype(framework: str, dtype: str) -> CrelleValueError:
@@ -251,12 +250,13 @@ def _look(name: str) -> dict[str, Any]:
         if name == "jax":
             import jax
 
+            x64 = jax.dtypes.canonicalize_dtype("float64") == np.float64
             devices = [f"{d.platform}:{d.id} ({d.device_kind})" for d in jax.devices()]
             return {
                 "installed": True,
                 "version": jax.__version__,
                 "devices": devices,
-                "x64": jax.config.read("jax_enable_x64"),
+                "x64": x64,
             }
         if name == "torch":
             import torch

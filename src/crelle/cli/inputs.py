@@ -140,8 +140,8 @@ def _bad_spec(text: str, dtype: str | None) -> CrelleValueError:
     return CrelleValueError(
         describe(
             f"{text!r} is not a spec" + (f": there is no dtype {dtype}" if dtype else ""),
-            expected="DTYPE[SIZE,SIZE,...], optionally with @SEED: f64[3,4], f32[], c128[2]@7",
-            called=None if near else f"dtypes: {', '.join(DTYPES)}",
+            expected="DTYPE[SIZE,SIZE,...], optionally with @SEED: f64[3,4], f32[], c128[2]@7"
+            + ("" if near else f"\nDTYPE is one of {', '.join(DTYPES)}"),
             try_=" or ".join(text.replace(dtype, hit, 1) for hit in near) if dtype and near else None,
         )
     )

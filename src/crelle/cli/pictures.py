@@ -105,7 +105,13 @@ def ratio_bars(outcomes: Sequence[Outcome], ax: Axes | None = None, **kwargs: An
     ax = _axes(ax, (6.4, 5.2))
     places = np.arange(len(outcomes))
     ratios = np.array([outcome.ratio for outcome in outcomes])
-    ax.barh(places, ratios - 1, 0.7, left=1, **{"color": [_DARK if r <= 1 else _WARN for r in ratios], **kwargs})
+    ax.barh(
+        places,
+        ratios - 1,
+        0.7,
+        left=1,
+        **{"color": [_DARK if r < 0.95 else _WARN if r > 1.05 else "0.5" for r in ratios], **kwargs},
+    )
     ax.axvline(1, color="0.2", linewidth=1)
     for place, ratio in zip(places, ratios, strict=True):
         side = -1 if ratio <= 1 else 1
@@ -126,12 +132,12 @@ def ratio_bars(outcomes: Sequence[Outcome], ax: Axes | None = None, **kwargs: An
 
 def _plain_log(ax: Axes) -> None:
     """Label a logarithmic x axis with numbers as people write them: at powers of ten, or closer where it is short."""
-    from matplotlib.ticker import LogFormatter, LogLocator, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     low, high = ax.get_xlim()
     subs = (1.0,) if high / low > 200 else (1.0, 2.0, 5.0)
     ax.xaxis.set_major_locator(LogLocator(subs=subs))
-    ax.xaxis.set_major_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(np.inf, np.inf)))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     ax.xaxis.set_minor_formatter(NullFormatter())
 
 

@@ -78,12 +78,12 @@ def _is_path(place: str) -> bool:
 def _load_file(path: Path, text: str) -> ModuleType:
     if not path.is_file():
         folder = path.parent if path.parent.is_dir() else Path()
-        near = difflib.get_close_matches(path.name, [p.name for p in folder.glob("*.py")], n=3, cutoff=0.5)
+        near = difflib.get_close_matches(path.stem, [p.stem for p in folder.glob("*.py")], n=3, cutoff=0.6)
         raise CrelleValueError(
             describe(
                 f"{text}: there is no file {path}",
                 expected=FORMS,
-                try_=" or ".join(f"{path.parent / name}:{text.rpartition(':')[2]}" for name in near) or None,
+                try_=" or ".join(f"{path.parent / name}.py:{text.rpartition(':')[2]}" for name in near) or None,
             )
         )
     path = path.resolve()

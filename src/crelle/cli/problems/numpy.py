@@ -38,7 +38,7 @@ def fit() -> Case:
 
     def residual(q: Array) -> Array:
         a, decay, w, phase = q
-        return a * np.exp(-decay * t) * np.cos(w * t + phase) - data
+        return np.asarray(a * np.exp(-decay * t) * np.cos(w * t + phase) - data)
 
     e, angle = np.exp(-p[1] * t), p[2] * t + p[3]
     columns = [
