@@ -37,10 +37,10 @@ def test_help_is_printed_as_it_is_written(crelle, command):
         (["jacobian", "maps.py:ff", "f64[2]"], "maps.py:ff: maps.py has no ff\n"),
         (["jacobian", "maps.py:f"], "maps.py:f cannot be called with these inputs: missing a required argument: 'x'\n"
          "  called    no arguments\n  expected  inputs for (x)\n"),
-        (["jacobian", "maps.py:f", "f64[2]", "f64[2]"], "maps.py:f cannot be called with these inputs: too many positional "
-         "arguments\n  called    f64[2], f64[2]\n  expected  inputs for (x)\n"),
+        (["jacobian", "maps.py:f", "f64[2]", "f64[2]"], "maps.py:f cannot be called with these inputs: "
+         "too many positional arguments\n  called    f64[2], f64[2]\n  expected  inputs for (x)\n"),
         (["jacobian", "maps.py:f", "f64[2]", "--josn"], "there is no option --josn\n  try  --json\n"),
-        (["jacobian", "maps.py:f", "f64[2]", "--mode", "sideways"], "mode='sideways' is not known to crelle.jacobian\n"),
+        (["jacobian", "maps.py:f", "f64[2]", "--mode", "up"], "mode='up' is not known to crelle.jacobian\n"),
         (["jacobian", "maps.py:f", "f64[2]", "--framework", "tf"], "there is no framework 'tf'\n"
          "  expected  auto, jax, torch, numpy\n"),
         (["jacobian", "maps.py:f", "f64[2]", "--dtype", "f65"], "there is no dtype 'f65'\n"),
@@ -51,8 +51,8 @@ def test_help_is_printed_as_it_is_written(crelle, command):
         (["jacobian", "maps.py:f", "i64[2]"], "crelle.jacobian(f): x is i64[2], and only floating-point"),
         (["hessian", "maps.py:f", "f64[2]"], "crelle.hessian(f): "),
         (["jacobian", "maps.py:f", "f64[2]", "--memory", "much"], "memory='much' is not an amount of memory\n"),
-        (["jacobian", "maps.py:f", "f64[2]", "--out", "J.csv"], "--out J.csv: the suffix .csv says no format that can be "
-         "written\n  expected  .npy, .npz, .json, .pt\n"),
+        (["jacobian", "maps.py:f", "f64[2]", "--out", "J.csv"], "--out J.csv: the suffix .csv says no format "
+         "that can be written\n  expected  .npy, .npz, .json, .pt\n"),
         (["jacobian", "maps.py:f", "f64[2]", "--out", "no/J.npy"], "--out no/J.npy: there is no folder no\n"),
         (["jacobian", "maps.py:f", "f64[2]", "--out", "J.npy", "--value"], "--out J.npy: a .npy file holds one array"),
         (["plan", "maps.py:f", "f64[2]", "--of", "trace"], "--of trace: there is no such derivative\n"

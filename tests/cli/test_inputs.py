@@ -166,7 +166,8 @@ def test_what_is_nothing(tmp_path, monkeypatch):
     assert str(caught.value) == (
         "input '(1, 2)' is none of the things an input can be\n"
         "  expected  a spec such as f64[3,4] or f64[3,4]@7, a .npy, .npz, .pt or .json file, a number, or JSON\n"
-        "  likely    JSON that the shell has taken apart, or Python that is not JSON: write '[1, 2]' or '{\"w\": [1, 2]}'"
+        "  likely    JSON that the shell has taken apart, or Python that is not JSON: "
+        "write '[1, 2]' or '{\"w\": [1, 2]}'"
     )
     with pytest.raises(CrelleValueError, match="write it as JSON, in double quotes"):
         one("relu")

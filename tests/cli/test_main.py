@@ -1,4 +1,4 @@
-"""The command as a process: how it starts, what it loads, where it prints, and what it says when something is missing."""
+"""The command as a process: how it starts, what it loads, where it prints, what it says when something is missing."""
 
 from __future__ import annotations
 

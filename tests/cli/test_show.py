@@ -39,11 +39,15 @@ def test_brackets_are_not_markup(capsys):
     show.lines(["Jacobian of [red]f", "  chosen    f64[3]"])
     show.tree({"w": np.ones(2)}, "[green]")
     assert capsys.readouterr().out == (
-        "f64[3,4] [bold]x[/bold] crelle[cli] :smile:\nJacobian of [red]f\n  chosen    f64[3]\n[green] w f64[2]\n  [1. 1.]\n"
+        "f64[3,4] [bold]x[/bold] crelle[cli] :smile:\n"
+        "Jacobian of [red]f\n  chosen    f64[3]\n[green] w f64[2]\n  [1. 1.]\n"
     )
 
 
-LONG = "  rejected  reverse   1,000 VJPs     5.7 ms   9.06 MB   a reason that is rather long, as reasons sometimes are, so it wraps"
+LONG = (
+    "  rejected  reverse   1,000 VJPs     5.7 ms   9.06 MB   "
+    "a reason that is rather long, as reasons sometimes are, so it wraps"
+)
 
 
 def test_long_lines_stay_whole_in_a_pipe(capsys, monkeypatch):

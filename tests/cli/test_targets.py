@@ -7,6 +7,8 @@ import pytest
 from crelle import CrelleImportError, CrelleTypeError, CrelleValueError
 from crelle.cli.targets import Loader
 
+FORMS = "  expected  module:function or file.py:function\n"
+
 
 @pytest.mark.parametrize("text", ["maps.py:f", "maps:f", "./maps.py:f"])
 def test_modules_and_files(project, text):
@@ -44,13 +46,13 @@ def test_a_file_named_like_a_loaded_module_leaves_that_alone(project):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("maps.py", "'maps.py' is not a target\n  expected  module:function or file.py:function\n  try       maps.py:NAME, "
-         "with the name of a function in that file"),
-        ("maps.f", "'maps.f' is not a target\n  expected  module:function or file.py:function\n  try       maps:f"),
-        ("map.py:f", "map.py:f: there is no file map.py\n  expected  module:function or file.py:function\n  try       maps.py:f"),
-        ("mapz:f", "mapz:f: there is no module mapz\n  expected  module:function or file.py:function; modules are looked for "
-         "here and among what is installed\n  try       maps:f"),
-        ("plain.py:energi", "plain.py:energi: plain.py has no energi\n  expected  one of f, energy\n  try       plain.py:energy"),
+        ("maps.py", f"'maps.py' is not a target\n{FORMS}  try       maps.py:NAME, with the name of a function in that file"),
+        ("maps.f", f"'maps.f' is not a target\n{FORMS}  try       maps:f"),
+        ("map.py:f", f"map.py:f: there is no file map.py\n{FORMS}  try       maps.py:f"),
+        ("mapz:f", "mapz:f: there is no module mapz\n"
+         "  expected  module:function or file.py:function; modules are looked for here and among what is installed\n  try       maps:f"),
+        ("plain.py:energi", "plain.py:energi: plain.py has no energi\n"
+         "  expected  one of f, energy\n  try       plain.py:energy"),
         ("plain.py:f.g", "plain.py:f.g: f has no g"),
     ],
 )  # fmt: skip
@@ -68,8 +70,10 @@ def test_a_missing_module_of_a_package(project):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("plain.py:limit", "plain.py:limit is not a function but 3 of type int\n  expected  module:function or file.py:function"),
-        ("nets.py:Net", "nets.py:Net is a class, and a function is needed\n  likely  an nn.Module whose instance was meant\n"
+        ("plain.py:limit", "plain.py:limit is not a function but 3 of type int\n"
+         "  expected  module:function or file.py:function"),
+        ("nets.py:Net", "nets.py:Net is a class, and a function is needed\n"
+         "  likely  an nn.Module whose instance was meant\n"
          "  try     make one in the file, net = Net(...), and name that"),
     ],
 )  # fmt: skip
