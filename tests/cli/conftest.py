@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -75,8 +77,6 @@ FILES = {
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The folder, as the current one; what was imported from it is forgotten afterwards."""
-    import textwrap
-
     for name, text in FILES.items():
         (tmp_path / name).write_text(textwrap.dedent(text))
     monkeypatch.chdir(tmp_path)
@@ -89,12 +89,18 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
             del sys.modules[name]
 
 
+def runner() -> CliRunner:
+    """A runner that keeps stdout and stderr apart; with click before 8.2 that had to be asked for."""
+    apart = "mix_stderr" in inspect.signature(CliRunner.__init__).parameters
+    return CliRunner(mix_stderr=False) if apart else CliRunner()  # type: ignore[call-arg]
+
+
 @pytest.fixture
 def crelle() -> Callable[..., object]:
     """Run ``crelle`` with these words; the result has ``exit_code``, ``stdout`` and ``stderr``."""
 
     def run(*words: str, columns: int | None = None) -> object:
         env = {"COLUMNS": None if columns is None else str(columns)}
-        return CliRunner().invoke(app, list(words), env=env)
+        return runner().invoke(app, list(words), env=env)
 
     return run

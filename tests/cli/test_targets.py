@@ -46,11 +46,13 @@ def test_a_file_named_like_a_loaded_module_leaves_that_alone(project):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("maps.py", f"'maps.py' is not a target\n{FORMS}  try       maps.py:NAME, with the name of a function in that file"),
+        ("maps.py", f"'maps.py' is not a target\n{FORMS}"
+         "  try       maps.py:NAME, with the name of a function in that file"),
         ("maps.f", f"'maps.f' is not a target\n{FORMS}  try       maps:f"),
         ("map.py:f", f"map.py:f: there is no file map.py\n{FORMS}  try       maps.py:f"),
         ("mapz:f", "mapz:f: there is no module mapz\n"
-         "  expected  module:function or file.py:function; modules are looked for here and among what is installed\n  try       maps:f"),
+         "  expected  module:function or file.py:function; modules are looked for here "
+         "and among what is installed\n  try       maps:f"),
         ("plain.py:energi", "plain.py:energi: plain.py has no energi\n"
          "  expected  one of f, energy\n  try       plain.py:energy"),
         ("plain.py:f.g", "plain.py:f.g: f has no g"),

@@ -82,6 +82,7 @@ def posed(target: str, given: Inputs, *more: str) -> Iterator[Question]:
         args, kwargs = _arguments(read, framework, default, given.argnums)
         _check_arity(targets[0], args, kwargs)
         yield Question(targets, framework, args, kwargs)
+        sys.stderr.flush()  # so that it comes before the answer
 
 
 def _dtype(text: str | None) -> str | None:

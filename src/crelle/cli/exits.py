@@ -124,4 +124,4 @@ def _show_warning(
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr)
+    print(text, file=sys.stderr, flush=True)

@@ -87,6 +87,7 @@ def tree(content: Any, name: str) -> None:
     """Every array of a tree under a heading with its path and type."""
     for path, leaf in named_leaves(content):
         values = to_numpy(leaf)
+        values = values + 0.0 if values.dtype.kind in "fc" else values  # -0. says nothing here
         text(" ".join(filter(None, [name, "/".join(path), type_text(leaf)])), style="bold")
         body = np.array2string(values, precision=6, suppress_small=True, max_line_width=(width() or WIDTH) - 2)
         console().print(Text(textwrap.indent(body, "  ")), soft_wrap=True)
