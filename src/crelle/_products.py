@@ -374,7 +374,8 @@ class _Bound:
         def scalar(*args: Any) -> Any:
             output = self.f(*args)
             types = self._output_types(output)
-            if len(types) != 1 or types[0].shape != () or not types[0].is_float:
+            real = len(types) == 1 and (types[0].is_float or self._any_complex(args))
+            if len(types) != 1 or types[0].shape != () or not real:
                 raise CrelleShapeError(
                     describe(
                         f"{self.what}: f must return a real scalar, and returned {types_text(types)}",
@@ -387,6 +388,10 @@ class _Bound:
             return self.backend.flatten(output)[0][0]
 
         return scalar
+
+    def _any_complex(self, args: tuple[Any, ...]) -> bool:
+        """Whether f is being probed with complex numbers, as a complex step does: then it may return one."""
+        return any(self.backend.array_type(leaf).is_complex for leaf in self.backend.flatten(args)[0])
 
     def _output_types(self, output: Any) -> tuple[ArrayType, ...]:
         leaves = self.backend.flatten(output)[0]

@@ -237,6 +237,14 @@ def test_operations_that_torch_has_no_right_forward_rule_for(name, gen):
     )
 
 
+def test_hvp_of_a_mean_squared_error(gen):
+    """Its forward rule raises in PyTorch 2.13 (ZeroTensors are immutable)."""
+    x, v, weights = randn(gen, 2), randn(gen, 2), randn(gen, 3, 2)
+    target = randn(gen, 3)
+    f = lambda x: nn.functional.mse_loss(weights @ x, target)
+    same(crelle.hvp(f, (x,), (v,)), weights.T @ (weights @ v) * 2 / 3)
+
+
 def test_a_recurrent_layer(gen):
     """The fused LSTM has no forward rule and no second derivative in float32: the plain kernel has both."""
     torch.manual_seed(1841)

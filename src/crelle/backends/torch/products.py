@@ -148,4 +148,7 @@ def _first(name: str, *ways: Callable[[], Any]) -> Any:
 
 
 def _is_missing(text: str) -> bool:
-    return "forward AD" in text or "forward mode AD" in text or ("derivative" in text and "not implemented" in text)
+    if "forward AD" in text or "forward mode AD" in text:
+        return True
+    # mse_loss: its forward rule writes into a tensor that stands for zeros
+    return "ZeroTensors are immutable" in text or ("derivative" in text and "not implemented" in text)
