@@ -3,7 +3,8 @@
 Microseconds per call, f64[2,16], one CPU thread, torch 2.13 (overload · its ``_op`` · ``torch.x`` or operator):
 mm 1.40 · 1.25 · 0.92; mul 1.33 · 1.18 · 0.79; tanh 1.33 · 1.12 · 0.87; sum 2.01 · 1.87 · 1.2; t 1.05 · 0.87 · 0.56;
 view and unsqueeze 1.41 and 1.19 · 1.25 and 1.07 · reshape 0.54; expand 1.79 · 1.64 · method 0.76;
-mul by a Python number 1.28, by a 0-d tensor 0.95; pow(x, 2) 1.11, square 0.82; tanh_backward has no binding: 1.22 · 1.02.
+mul by a Python number 1.28, by a 0-d tensor 0.95; pow(x, 2) 1.11, square 0.82; tanh_backward, which has no binding,
+1.22 · 1.02.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from crelle.backends.torch.rewrite import aten, is_effect, spec_of
+from crelle.backends.torch.rewrite.values import aten, is_effect, spec_of
 
 #: Results of at least this many bytes are freed as soon as they are not needed any more.
 _FREE_BYTES = 1 << 14
@@ -25,28 +26,19 @@ _INFIX = {
 }  # fmt: skip
 
 #: Operations whose ``torch`` binding takes the same arguments in the same order and picks the same overload.
-_NAMED = {
-    getattr(getattr(aten, name), overload): getattr(torch, name)
-    for name, overload in (
-        line.split(".")
-        for line in (
-            "mm.default mv.default dot.default bmm.default addmm.default addmv.default addcmul.default addcdiv.default "
-            "tanh.default exp.default expm1.default log.default log1p.default log2.default sqrt.default rsqrt.default "
-            "reciprocal.default sin.default cos.default tan.default asin.default acos.default atan.default sinh.default "
-            "cosh.default sigmoid.default abs.default sign.default sgn.default erf.default erfc.default relu.default "
-            "neg.default square.default clone.default detach.default reshape.default permute.default "
-            "diag_embed.default where.self pow.Tensor_Scalar pow.Tensor_Tensor cat.default stack.default select.int "
-            "index_select.default gather.default maximum.default minimum.default cumsum.default flip.default "
-            "roll.default tril.default triu.default rsub.Tensor _softmax.default _log_softmax.default "
-            "native_layer_norm.default sum.default sum.dim_IntList mean.dim amax.default amin.default "
-            "scatter_add.default index_add.default logical_not.default lt.Tensor le.Tensor gt.Tensor ge.Tensor "
-            "eq.Tensor ne.Tensor lt.Scalar le.Scalar gt.Scalar ge.Scalar eq.Scalar ne.Scalar view_as_real.default "
-            "view_as_complex.default floor.default ceil.default round.default atan2.default lerp.Tensor "
-            "constant_pad_nd.default diagonal.default masked_fill.Scalar digamma.default lgamma.default "
-            "add.Tensor sub.Tensor mul.Tensor div.Tensor bitwise_and.Tensor bitwise_or.Tensor"
-        ).split()
-    )
-    if hasattr(torch, name)
+_NAMED_ALIKE = """
+    mm mv dot bmm addmm addmv addcmul addcdiv tanh exp expm1 log log1p log2 sqrt rsqrt reciprocal sin cos tan
+    asin acos atan sinh cosh sigmoid abs sign sgn erf erfc relu neg square clone detach reshape permute
+    diag_embed where.self pow.Tensor_Scalar pow.Tensor_Tensor cat stack select.int index_select gather maximum
+    minimum cumsum flip roll tril triu rsub.Tensor _softmax _log_softmax native_layer_norm sum sum.dim_IntList
+    mean.dim amax amin scatter_add index_add logical_not lt.Tensor le.Tensor gt.Tensor ge.Tensor eq.Tensor
+    ne.Tensor lt.Scalar le.Scalar gt.Scalar ge.Scalar eq.Scalar ne.Scalar view_as_real view_as_complex floor
+    ceil round atan2 lerp.Tensor constant_pad_nd diagonal masked_fill.Scalar digamma lgamma add.Tensor
+    sub.Tensor mul.Tensor div.Tensor bitwise_and.Tensor bitwise_or.Tensor
+"""
+_NAMED: dict[Any, Any] = {
+    getattr(getattr(aten, name), overload or "default"): getattr(torch, name)
+    for name, _, overload in (entry.partition(".") for entry in _NAMED_ALIKE.split())
 }
 
 
@@ -132,18 +124,21 @@ def compile_graph(gm: fx.GraphModule) -> Callable[..., Any]:
         if node.op == "placeholder":
             parameters.append(node.name)
         elif node.op == "get_attr":
-            source.objects[node.name] = _fetch(gm, str(node.target))
+            source.objects[node.name] = attribute_of(gm, node)
         elif node.op == "call_function":
             expression = source.call(node)
-            source.lines.append(expression if not node.users and is_effect(node.target) else f"{node.name} = {expression}")
+            source.lines.append(
+                expression if not node.users and is_effect(node.target) else f"{node.name} = {expression}"
+            )
         elif node.op == "output":
             source.lines.append(f"return {source.text(node.args[0])}")
         else:
-            return gm.forward  # type: ignore[no-any-return]
+            return gm.forward
         if node in freed:
             source.lines.append(f"del {', '.join(freed[node])}")
     body = "\n        ".join(source.lines)
-    text = f"def make({', '.join(source.objects)}):\n    def replay({', '.join(parameters)}):\n        {body}\n    return replay\n"
+    head = f"def make({', '.join(source.objects)}):\n    def replay({', '.join(parameters)}):"
+    text = f"{head}\n        {body}\n    return replay\n"
     scope: dict[str, Any] = {}
     exec(compile(text, "<crelle replay>", "exec"), scope)
     replay = scope["make"](**source.objects)
@@ -151,8 +146,6 @@ def compile_graph(gm: fx.GraphModule) -> Callable[..., Any]:
     return replay  # type: ignore[no-any-return]
 
 
-def _fetch(gm: fx.GraphModule, path: str) -> Any:
-    value: Any = gm
-    for part in path.split("."):
-        value = getattr(value, part)
-    return value
+def attribute_of(gm: fx.GraphModule, node: fx.Node) -> Any:
+    """What a ``get_attr`` node gives."""
+    return operator.attrgetter(str(node.target))(gm)

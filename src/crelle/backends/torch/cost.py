@@ -1,4 +1,4 @@
-"""Cost of an aten graph: flops, bytes, launches and live memory, by operation. An estimate to rank ways, not a profiler."""
+"""Cost of an aten graph: flops, bytes, launches and live memory, by operation. It ranks ways; it is no profiler."""
 
 from __future__ import annotations
 
@@ -10,52 +10,47 @@ import torch
 from torch import fx
 from torch.utils.flop_counter import flop_registry
 
-from crelle.backends.torch.rewrite import Spec, aten, is_effect, spec_of, tensors_in
+from crelle.backends.torch.rewrite.values import Spec, aten, is_effect, packets, spec_of, tensors_in
 from crelle.tangent.cost import PassCost
 
 #: New descriptions of old memory: free.
-VIEWS = frozenset(
-    getattr(aten, name)
-    for name in (
-        "view _unsafe_view reshape _reshape_alias unsqueeze squeeze flatten t transpose permute swapaxes swapdims expand "
-        "select slice narrow diagonal split split_with_sizes chunk unbind alias detach as_strided unfold lift_fresh "
-        "view_as_real view_as_complex real imag _conj _neg_view unsqueeze_ squeeze_ t_ transpose_ detach_ contiguous "
-        "resolve_conj resolve_neg"
-    ).split()
+VIEWS = packets(
+    """
+    view _unsafe_view reshape _reshape_alias unsqueeze squeeze flatten t transpose permute swapaxes swapdims
+    expand select slice narrow diagonal split split_with_sizes chunk unbind alias detach as_strided unfold
+    lift_fresh view_as_real view_as_complex real imag _conj _neg_view unsqueeze_ squeeze_ t_ transpose_ detach_
+    contiguous resolve_conj resolve_neg
+    """
 )
 #: Elements are copied and nothing is computed: bytes without flops.
-DATA_MOVEMENT = VIEWS | frozenset(
-    getattr(aten, name)
-    for name in (
-        "clone copy copy_ _to_copy lift_fresh_copy cat stack flip roll rot90 repeat gather index index_select take embedding "
-        "masked_select tril triu constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d "
-        "replication_pad2d replication_pad3d diag_embed block_diag pixel_shuffle pixel_unshuffle channel_shuffle "
-        "narrow_copy select_scatter slice_scatter diagonal_scatter as_strided_scatter select_backward slice_backward "
-        "scatter index_copy where masked_fill masked_fill_ fill fill_ zero_ full full_like zeros zeros_like ones ones_like "
-        "new_zeros new_ones new_full new_empty empty empty_like empty_strided eye arange scalar_tensor "
-        "_efficientzerotensor im2col col2im upsample_nearest1d upsample_nearest2d upsample_nearest3d"
-    ).split()
+DATA_MOVEMENT = VIEWS | packets(
+    """
+    clone copy copy_ _to_copy lift_fresh_copy cat stack flip roll rot90 repeat gather index index_select take
+    embedding masked_select tril triu constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d
+    replication_pad1d replication_pad2d replication_pad3d diag_embed block_diag pixel_shuffle pixel_unshuffle
+    channel_shuffle narrow_copy select_scatter slice_scatter diagonal_scatter as_strided_scatter select_backward
+    slice_backward scatter index_copy where masked_fill masked_fill_ fill fill_ zero_ full full_like zeros
+    zeros_like ones ones_like new_zeros new_ones new_full new_empty empty empty_like empty_strided eye arange
+    scalar_tensor _efficientzerotensor im2col col2im upsample_nearest1d upsample_nearest2d upsample_nearest3d
+    """
 )
-_TRANSCENDENTAL = frozenset(
-    getattr(aten, name)
-    for name in (
-        "sin cos tan asin acos atan atan2 sinh cosh tanh asinh acosh atanh exp exp2 expm1 log log1p log2 log10 logaddexp "
-        "sigmoid log_sigmoid_forward softplus gelu gelu_backward silu silu_backward mish elu erf erfc erfinv lgamma digamma "
-        "polygamma igamma igammac pow sqrt rsqrt xlogy _softmax _log_softmax logsumexp special_i0 special_ndtri "
-        "sigmoid_ tanh_ exp_"
-    ).split()
-    if hasattr(aten, name)
+_TRANSCENDENTAL = packets(
+    """
+    sin cos tan asin acos atan atan2 sinh cosh tanh asinh acosh atanh exp exp2 expm1 log log1p log2 log10
+    logaddexp sigmoid log_sigmoid_forward softplus gelu gelu_backward silu silu_backward mish elu erf erfc
+    erfinv lgamma digamma polygamma igamma igammac pow sqrt rsqrt xlogy _softmax _log_softmax logsumexp
+    special_i0 special_ndtri sigmoid_ tanh_ exp_
+    """
 )
 _TRANSCENDENTAL_FLOPS = 10
 #: Dense work inside lanes of length k: about k flops for every element of the result.
-_LANES = frozenset(
-    getattr(aten, name)
-    for name in (
-        "linalg_cholesky_ex cholesky_solve cholesky_inverse linalg_solve_triangular _linalg_solve_ex linalg_lu_factor_ex "
-        "linalg_lu_solve linalg_lu linalg_inv_ex linalg_qr _linalg_eigh linalg_eig _linalg_svd linalg_matrix_exp "
-        "triangular_solve _linalg_det _linalg_slogdet linalg_householder_product ormqr _fft_c2c _fft_r2c _fft_c2r"
-    ).split()
-    if hasattr(aten, name)
+_LANES = packets(
+    """
+    linalg_cholesky_ex cholesky_solve cholesky_inverse linalg_solve_triangular _linalg_solve_ex
+    linalg_lu_factor_ex linalg_lu_solve linalg_lu linalg_inv_ex linalg_qr _linalg_eigh linalg_eig _linalg_svd
+    linalg_matrix_exp triangular_solve _linalg_det _linalg_slogdet linalg_householder_product ormqr _fft_c2c
+    _fft_r2c _fft_c2r
+    """
 )
 
 
@@ -162,7 +157,7 @@ def _live(graph: fx.Graph) -> list[fx.Node]:
     """Operations that the output or an effect needs, in order."""
     needed: set[fx.Node] = set()
     memory = _Memory()
-    written = set()
+    written: set[fx.Node] = set()
     for node in reversed(graph.nodes):
         if node.op == "output" or node in needed or (_writes_first(node) and memory.owner(node) in written):
             needed.add(node)
@@ -186,7 +181,7 @@ def _depends(nodes: Iterable[fx.Node], seeds: Iterable[fx.Node], memory: _Memory
 
 
 def pass_cost(graph: fx.Graph, seeds: Iterable[fx.Node]) -> PassCost:
-    """Cost of one pass of an unbatched derivative program, whose ``seeds`` are the placeholders of tangents or cotangents.
+    """Cost of one pass of an unbatched derivative program; ``seeds`` are the placeholders of its (co)tangents.
 
     Dead operations are not counted. Views are free. Best called on an optimised graph: traces carry zero tangents,
     casts and copies that a replay does not run.
@@ -195,13 +190,13 @@ def pass_cost(graph: fx.Graph, seeds: Iterable[fx.Node]) -> PassCost:
     memory = _Memory()
     nodes = _live(graph)
     linear = _depends(nodes, seeds, memory)
-    totals = {True: [0.0, 0.0, 0.0, 0], False: [0.0, 0.0, 0.0, 0]}
+    totals: dict[bool, list[float]] = {True: [0.0] * 4, False: [0.0] * 4}
     coefficients: dict[fx.Node, int] = {}
     for node in nodes:
         inside = node in linear
         if is_view(node):
             continue
-        matmul, flops = work(node)
+        matmul, other = work(node)
         moved = _nbytes(node)
         for source in node.all_input_nodes:
             owner = memory.owner(source)
@@ -209,14 +204,14 @@ def pass_cost(graph: fx.Graph, seeds: Iterable[fx.Node]) -> PassCost:
                 coefficients[owner] = min(_nbytes(owner), max(coefficients.get(owner, 0), _nbytes(source)))
             else:
                 moved += min(_nbytes(source), _nbytes(owner))
-        for i, amount in enumerate((matmul, flops, moved, 1)):
+        for i, amount in enumerate((matmul, other, moved, 1)):
             totals[inside][i] += amount
     kept = sum(size for owner, size in coefficients.items() if owner.op == "call_function")
-    matmul, flops, moved, ops = totals[True]
+    matmul_flops, flops, total, ops = totals[True]
     return PassCost(
         flops=flops,
-        matmul_flops=matmul,
-        bytes=moved,
+        matmul_flops=matmul_flops,
+        bytes=total,
         coefficient_bytes=float(sum(coefficients.values())),
         ops=int(ops),
         peak_bytes=float(_peak(graph, linear, seeds, memory)),

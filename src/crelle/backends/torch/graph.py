@@ -8,38 +8,31 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import fx
 
-from crelle.backends.torch import rules
-from crelle.backends.torch.codegen import compile_graph
-from crelle.backends.torch.functional import INPLACE_VIEWS, Base, Ref, parts_of, strided_step, view_step
-from crelle.backends.torch.fuse import fuse
-from crelle.backends.torch.rewrite import (
-    Builder,
-    Spec,
-    Unsupported,
-    aten,
-    is_effect,
-    map_nodes,
-    spec_of,
-    tensors_in,
-    writes,
-)
+from crelle.backends.torch.codegen import attribute_of, compile_graph
+from crelle.backends.torch.rewrite import matmul, movement, pointwise, registry
+from crelle.backends.torch.rewrite.builder import Builder
+from crelle.backends.torch.rewrite.functional import INPLACE_VIEWS, Base, Ref, parts_of, strided_step, view_step
+from crelle.backends.torch.rewrite.fuse import fuse
+from crelle.backends.torch.rewrite.values import Spec, Unsupported, aten, map_nodes, spec_of, tensors_in, writes
 
 __all__ = ["compile_graph", "optimise"]
+
+#: Their import registers the rules.
+RULE_MODULES = (pointwise, movement, matmul)
 
 
 def optimise(gm: fx.GraphModule) -> fx.GraphModule:
     """An equivalent graph that runs fewer and cheaper operations.
 
-    Values agree to rounding, derivatives of all orders too, also under ``torch.func``. Placeholders keep their number and
-    order; attributes are captured tensors whose values may change, except those that an earlier call folded. Results
-    share no memory with inputs, captured tensors, constants or one another. A graph that holds something unknown
-    is returned as it is.
+    Values agree to rounding, derivatives of all orders too, also under ``torch.func``. Placeholders keep their number
+    and order; attributes are captured tensors whose values may change, except those that an earlier call folded.
+    Results share no memory with inputs, captured tensors, constants or one another. A graph that holds something
+    unknown is returned as it is.
     """
     try:
         return _Rewriter(gm).run()
@@ -51,7 +44,7 @@ def _spec_of_node(gm: fx.GraphModule, node: fx.Node) -> Any:
     if "spec" in node.meta:
         return node.meta["spec"]
     if node.op == "get_attr":
-        return spec_of(getattr(gm, str(node.target)))
+        return spec_of(attribute_of(gm, node))
     return spec_of(node.meta.get("val"))
 
 
@@ -81,10 +74,10 @@ class _Rewriter:
             self.b.order[made] = len(self.b.order)
             return self._fresh(made, source=made)
         if node.op == "get_attr":
-            value = getattr(self.gm, str(node.target))
-            if not isinstance(value, torch.Tensor):
-                raise Unsupported(f"an attribute that is no tensor: {node}")
-            made = self.b.attribute(str(node.target), value)
+            value = attribute_of(self.gm, node)
+            if not isinstance(spec_of(value), Spec):
+                raise Unsupported(f"an attribute that is no dense tensor: {node}")
+            made = self.b.attribute(str(node.target).replace(".", "_"), value)
             return self._fresh(made, source=made)
         if node.op != "call_function":
             raise Unsupported(f"{node.op} {node.target}")
@@ -95,6 +88,8 @@ class _Rewriter:
             raise Unsupported(f"{node.target}")
         if node.target in INPLACE_VIEWS:
             return self._change_view(node)
+        if torch.Tag.inplace_view in node.target.tags:
+            raise Unsupported(f"{node.target} changes the memory of a tensor")
         if writes(node.target):
             return self._write(node)
         return self._call(node, node.target, node.args, node.kwargs)
@@ -125,8 +120,8 @@ class _Rewriter:
         """An operation that writes to nothing."""
         first = self.env.get(args[0]) if args and isinstance(args[0], fx.Node) else None
         spec = _spec_of_node(self.gm, node)
-        if isinstance(first, Ref) and target._schema.arguments[0].alias_info is not None or target in _VIEW_LIKE:
-            assert isinstance(first, Ref)
+        aliases = bool(target._schema.arguments) and target._schema.arguments[0].alias_info is not None
+        if isinstance(first, Ref) and (aliases or target in _VIEW_LIKE):
             rest = tuple(args[1:])
             if target is aten.as_strided.default:
                 return first.view(strided_step(self.b, self._layout(args[0]), self.b.spec[first.read()], *rest))
@@ -143,11 +138,11 @@ class _Rewriter:
             spec = self.b.infer(target, new_args, new_kwargs)
         if isinstance(spec, Spec) and spec.device.type == "meta" and not tensors_in(new_args, new_kwargs):
             raise Unsupported("a computation without data")
-        return self._wrap(rules.apply(self.b, target, new_args, new_kwargs, spec))
+        return self._wrap(registry.apply(self.b, target, new_args, new_kwargs, spec))
 
     def _layout(self, node: fx.Node) -> tuple[tuple[int, ...], int]:
         """(strides, offset) of a tensor in the traced run."""
-        value = getattr(self.gm, str(node.target)) if node.op == "get_attr" else node.meta.get("val")
+        value = attribute_of(self.gm, node) if node.op == "get_attr" else node.meta.get("val")
         if "layout" in node.meta:
             return node.meta["layout"]  # type: ignore[no-any-return]
         if not isinstance(value, torch.Tensor):
@@ -155,7 +150,7 @@ class _Rewriter:
         return tuple(value.stride()), int(value.storage_offset())
 
     def _change_view(self, node: fx.Node) -> Any:
-        target = INPLACE_VIEWS[node.target]
+        target = INPLACE_VIEWS[node.target]  # type: ignore[index]
         ref = self.env[node.args[0]]  # type: ignore[index]
         step = view_step(
             self.b, target, self.b.shape(ref.read()), tuple(node.args[1:]), _spec_of_node(self.gm, node).shape
@@ -166,7 +161,9 @@ class _Rewriter:
 
     def _write(self, node: fx.Node) -> Any:
         target: Any = node.target
-        written = [i for i, a in enumerate(target._schema.arguments) if a.alias_info is not None and a.alias_info.is_write]
+        written = [
+            i for i, a in enumerate(target._schema.arguments) if a.alias_info is not None and a.alias_info.is_write
+        ]
         pure = _out_of_place(target)
         if pure is not None and written == [0]:
             ref = self.env[node.args[0]]  # type: ignore[index]
@@ -175,9 +172,9 @@ class _Rewriter:
             same = all(self.b.spec[n].dtype == old.dtype for n in tensors_in(args, kwargs))
             broadcast = {self.b.shape(n) for n in tensors_in(args, kwargs)} - {old.shape, ()}
             spec = old if same and not broadcast else self.b.infer(pure, args, kwargs)
-            new = rules.apply(self.b, pure, args, kwargs, spec)
+            new = registry.apply(self.b, pure, args, kwargs, spec)
             if self.b.spec[new].dtype != old.dtype:
-                new = rules.apply(self.b, aten._to_copy.default, (new,), {"dtype": old.dtype}, old)
+                new = registry.apply(self.b, aten._to_copy.default, (new,), {"dtype": old.dtype}, old)
             ref.write(self.b.expand(new, old.shape))
             return ref
         return self._write_to_copies(node, target, written)
@@ -208,28 +205,55 @@ class _Rewriter:
 
     def _finish(self, output: fx.Node) -> fx.GraphModule:
         result = self._read(output.args[0])
-        for base in self.bases:
-            if base.source is not None and base.version:
-                if base.value is not base.source:
-                    args = (base.source, base.value)
-                    self.b.emit(aten.copy_.default, args, spec=self.b.spec[base.source], fresh=True)
-        fuse(self.b, result)
-        seen: set[fx.Node] = set()
-        return self.b.finish(map_nodes(result, lambda n: self._own(n, seen)))
+        fuse(self.b, (result, [base.value for base in self.bases if base.source is not None and base.version]))
+        owned = _Owned(self.b)
+        result = map_nodes(result, owned.take)
+        changed = [(b.source, b.value) for b in self.bases if b.source is not None and b.value is not b.source]
+        kept = [(source, owned.copy(new) if owned.lasts(new) else new) for source, new in changed]
+        for source, new in kept:  # last: everything else reads the old values
+            self.b.emit(aten.copy_.default, (source, new), spec=self.b.spec[source], fresh=True)
+        return self.b.finish(result)
 
-    def _own(self, node: fx.Node, seen: set[fx.Node]) -> fx.Node:
-        """A result that shares memory with nothing that outlives the run, and with no other result."""
-        root = node
-        viewed = False
-        while root.op == "call_function" and root.target in _SHARES:
-            viewed = viewed or root.target is aten.expand.default
-            root = root.args[0]  # type: ignore[assignment]
-        lasting = root.op in ("placeholder", "get_attr") or root in self.b.constant or root in seen
-        seen.add(root)
-        if not lasting and not viewed:
-            return node
+
+class _Owned:
+    """Copies for results that would share memory with what outlives the run, or with another result."""
+
+    def __init__(self, b: Builder) -> None:
+        self.b = b
+        self._taken: dict[fx.Node, list[tuple[Any, ...]]] = {}
+
+    def take(self, node: fx.Node) -> fx.Node:
+        """The result itself where it has its memory to itself."""
+        root, shared, part = self._root(node)
+        others = self._taken.setdefault(root, [])
+        of, _, start, stop = part
+        apart = all(of is not None and part[:2] == o[:2] and (stop <= o[2] or o[3] <= start) for o in others)
+        others.append(part)
+        return node if apart and not shared and not self.lasts(node) else self.copy(node)
+
+    def copy(self, node: fx.Node) -> fx.Node:
+        """A copy of its own."""
         kwargs = {"memory_format": torch.contiguous_format}
         return self.b.emit(aten.clone.default, (node,), kwargs, self.b.spec[node], fresh=True)
+
+    def lasts(self, node: fx.Node) -> bool:
+        """Whether the node may be memory of an input, of a captured tensor or of a constant."""
+        root = self._root(node)[0]
+        return root.op in ("placeholder", "get_attr") or root in self.b.constant
+
+    def _root(self, node: fx.Node) -> tuple[fx.Node, bool, tuple[Any, ...]]:
+        """The node whose memory this is, whether elements share places, and the part: (of what, axis, start, stop)."""
+        shared = False
+        part: tuple[Any, ...] = (None, 0, 0, 0)
+        while node.op == "call_function" and node.target in _SHARES:
+            shared = shared or node.target in (aten.expand.default, aten.unfold.default)
+            source: Any = node.args[0]
+            if node.target is aten.slice.Tensor and node.args[4] == 1:
+                part = (source, *node.args[1:4])
+            elif node.target is aten.select.int:
+                part = (source, node.args[1], node.args[2], node.args[2] + 1)  # type: ignore[operator]
+            node = source
+        return node, shared, part
 
 
 @functools.cache

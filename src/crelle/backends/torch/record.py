@@ -1,7 +1,8 @@
 """Recording a function's aten operations while it runs: ``make_fx`` without fake tensors.
 
-``make_fx`` computes every operation once more on fake tensors, for metadata; that is 95 % of its time. Here the mode sees
-the operations below ``torch.func`` and autograd and writes them down: 11 µs each, against 400.
+``make_fx`` computes every operation once more on fake tensors, for metadata; that is most of its time. Here a dispatch
+mode sees the operations below ``torch.func`` and autograd and writes them down: jacrev of a small network in 2 ms,
+against 20.
 """
 
 from __future__ import annotations
@@ -16,18 +17,18 @@ import torch
 from torch import Tensor, fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from crelle.backends.torch.rewrite import aten, map_nodes, spec_of, tensors_in
+from crelle.backends.torch.rewrite.values import aten, map_nodes, spec_of, tensors_in
 
 
 class NeedsValue(Exception):
     """The function reads a value in Python, or makes shapes from values: no graph describes it."""
 
 
-class _Recorder(TorchDispatchMode):
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Writes down every operation. Tensors are known by identity, and are not kept alive."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.graph = fx.Graph()
         self.captured: dict[str, Tensor] = {}
         self._nodes: dict[int, tuple[Any, fx.Node]] = {}
@@ -121,8 +122,8 @@ def _no_autocast_cache() -> Iterator[None]:
 def record(f: Callable[..., Any], inputs: Sequence[Tensor]) -> fx.GraphModule:
     """The aten graph of ``f(*inputs)``, as ``make_fx(f)(*inputs)`` gives it.
 
-    f is run once, on the real tensors. Tensors that it captures become attributes: the very objects. Its result may nest
-    tensors in tuples and lists.
+    f is run once, on the real tensors. Tensors that it captures become attributes: the very objects. Its result may
+    nest tensors in tuples and lists.
 
     ``meta["values_read"]`` of the result lists the captured tensors whose values decided something in Python or a shape
     (``x[mask]``, ``if flag:``): the graph holds for these values only.
@@ -132,6 +133,8 @@ def record(f: Callable[..., Any], inputs: Sequence[Tensor]) -> fx.GraphModule:
         NotImplementedError: f uses a higher-order operation (``torch.cond``), which only ``make_fx`` records.
     """
     recorder = _Recorder()
+    # new objects: an input may be given twice, or be one of the tensors that f captures
+    inputs = [t.detach().requires_grad_(t.requires_grad) for t in inputs]
     for i, tensor in enumerate(inputs):
         node = recorder.graph.placeholder(f"arg{i}")
         node.meta["spec"] = spec_of(tensor)

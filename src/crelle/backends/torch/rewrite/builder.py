@@ -8,14 +8,30 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, fx
 from torch.utils._python_dispatch import _disable_current_modes
 
-aten = torch.ops.aten
+from crelle.backends.torch.rewrite.values import (
+    Diagonal,
+    Fill,
+    Slabs,
+    Spec,
+    Unsupported,
+    aten,
+    freeze,
+    is_effect,
+    is_random,
+    map_nodes,
+    packets,
+    spec_of,
+    tensors_in,
+    without_ones,
+    writes,
+)
 
 #: Constants larger than this are computed in every run: a plan that is kept should not hold an n × n identity.
 FOLD_BYTES = 1 << 18
@@ -24,138 +40,19 @@ FOLD_BYTES = 1 << 18
 #: traced function, may change between runs, and are never folded.
 FOLDED = "_folded"
 
-
-class Spec(NamedTuple):
-    """What is known of a tensor before it is computed."""
-
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    device: torch.device
-
-    @property
-    def size(self) -> int:
-        """Number of elements."""
-        return math.prod(self.shape)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of a dense tensor."""
-        return self.size * self.dtype.itemsize
-
-
-def spec_of(value: Any) -> Any:
-    """Spec of a tensor (real or fake), or of each tensor in a list; ``None`` for anything else."""
-    if isinstance(value, Spec):
-        return value
-    if isinstance(value, Tensor):
-        return Spec(tuple(int(s) for s in value.shape), value.dtype, value.device)
-    if isinstance(value, (tuple, list)):
-        return tuple(spec_of(v) for v in value)
-    return None
-
-
-class Unsupported(Exception):
-    """The graph holds something that cannot be rewritten soundly; it is used as it is."""
-
-
-class Fill(NamedTuple):
-    """All elements are ``value``. A structural zero comes from the derivative rules and not from the user's function."""
-
-    value: Any
-    structural: bool
-
-
-class Diagonal(NamedTuple):
-    """A tensor of shape [n, \\*shape] with n = prod(shape): element [i, j] is ``values[i]`` where j is i, else zero."""
-
-    values: fx.Node
-
-
-class Slabs(NamedTuple):
-    """A tensor that is zero outside of disjoint pieces (start, stop, values) along an axis, in order."""
-
-    axis: int
-    pieces: tuple[tuple[int, int, fx.Node], ...]
-
-
-def freeze(value: Any) -> Hashable:
-    """A hashable key of operation arguments. ``1``, ``1.0`` and ``True`` differ, and so do ``0.0`` and ``-0.0``."""
-    if isinstance(value, (tuple, list)):
-        return tuple(map(freeze, value))
-    if isinstance(value, (bool, int, float, complex)):
-        return (type(value), repr(value))
-    return value  # type: ignore[no-any-return]
-
-
-def tensors_in(*values: Any) -> list[fx.Node]:
-    """All nodes in nested arguments."""
-    found: list[fx.Node] = []
-    for value in values:
-        if isinstance(value, fx.Node):
-            found.append(value)
-        elif isinstance(value, (tuple, list)):
-            found.extend(tensors_in(*value))
-        elif isinstance(value, dict):
-            found.extend(tensors_in(*value.values()))
-    return found
-
-
-def map_nodes(value: Any, change: Callable[[fx.Node], Any]) -> Any:
-    """Nested arguments with every node changed; lists become tuples."""
-    if isinstance(value, fx.Node):
-        return change(value)
-    if isinstance(value, (tuple, list)):
-        return tuple(map_nodes(v, change) for v in value)
-    if isinstance(value, dict):
-        return {k: map_nodes(v, change) for k, v in value.items()}
-    return value
-
-
-def is_random(target: Any) -> bool:
-    """Whether an operation draws random numbers."""
-    return torch.Tag.nondeterministic_seeded in getattr(target, "tags", ())
-
-
-def writes(target: Any) -> bool:
-    """Whether an operation writes to one of its arguments."""
-    schema = getattr(target, "_schema", None)
-    return schema is not None and any(a.alias_info is not None and a.alias_info.is_write for a in schema.arguments)
-
-
-def is_effect(target: Any) -> bool:
-    """Whether an operation must be kept even where nothing reads its result."""
-    schema = getattr(target, "_schema", None)
-    return schema is not None and (writes(target) or is_random(target) or not schema.returns)
-
-
-def without_ones(shape: Iterable[int]) -> tuple[int, ...]:
-    """The dimensions that are not 1."""
-    return tuple(s for s in shape if s != 1)
-
-
-def contiguous_strides(shape: Sequence[int]) -> tuple[int, ...]:
-    """Row-major strides."""
-    out: list[int] = []
-    step = 1
-    for size in reversed(shape):
-        out.append(step)
-        step *= max(size, 1)
-    return tuple(reversed(out))
-
-
 #: Operations that take any strides. Other kernels may read raw memory and get contiguous arguments.
-_ANY_STRIDES = frozenset(
-    getattr(aten, name)
-    for name in (
-        "reshape permute expand slice select diagonal detach alias view as_strided unfold view_as_real view_as_complex _conj "
-        "_neg_view clone copy contiguous cat stack index index_select index_put index_add index_copy gather scatter "
-        "scatter_add scatter_reduce select_scatter slice_scatter diagonal_scatter diag_embed tril triu flip roll repeat "
-        "constant_pad_nd embedding mm mv dot vdot bmm addmm addmv baddbmm convolution convolution_backward _softmax "
-        "_softmax_backward_data _log_softmax _log_softmax_backward_data native_layer_norm cumsum sum mean amax amin prod "
-        "var std var_mean argmax argmin max min any all sort topk trace linalg_vector_norm where masked_fill "
-        "select_backward slice_backward new_empty empty_like linalg_cholesky_ex linalg_solve_triangular _linalg_solve_ex linalg_lu_factor_ex linalg_lu_solve linalg_inv_ex "
-        "_linalg_eigh linalg_qr _linalg_svd _linalg_det"
-    ).split()
+_ANY_STRIDES = packets(
+    """
+    reshape permute expand slice select diagonal detach alias view as_strided unfold view_as_real
+    view_as_complex _conj _neg_view clone copy contiguous cat stack index index_select index_put index_add
+    index_copy gather scatter scatter_add scatter_reduce select_scatter slice_scatter diagonal_scatter
+    diag_embed tril triu flip roll repeat constant_pad_nd embedding mm mv dot vdot bmm addmm addmv baddbmm
+    convolution convolution_backward _softmax _softmax_backward_data _log_softmax _log_softmax_backward_data
+    native_layer_norm cumsum sum mean amax amin prod var std var_mean argmax argmin max min any all sort topk
+    trace linalg_vector_norm where masked_fill select_backward slice_backward new_empty empty_like
+    linalg_cholesky_ex linalg_solve_triangular _linalg_solve_ex linalg_lu_factor_ex linalg_lu_solve
+    linalg_inv_ex _linalg_eigh linalg_qr _linalg_svd _linalg_det
+    """
 )
 #: Operations whose results are contiguous, whatever they read.
 _CONTIGUOUS = frozenset((aten.contiguous, aten.full, aten.mm, aten.mv, aten.bmm, aten.diag_embed, aten.cat, aten.stack))
@@ -189,9 +86,12 @@ class Builder:
             spec = self.spec[node]
             return torch.empty(spec.shape, dtype=spec.dtype, device="meta")
 
-        with _disable_current_modes(), torch.no_grad():
-            moved = {k: v for k, v in kwargs.items() if k != "device"}
-            out = spec_of(target(*map_nodes(args, stand_in), **map_nodes(moved, stand_in)))
+        moved = {k: v for k, v in kwargs.items() if k != "device"}
+        try:
+            with _disable_current_modes(), torch.no_grad():
+                out = spec_of(target(*map_nodes(args, stand_in), **map_nodes(moved, stand_in)))
+        except Exception as error:
+            raise Unsupported(f"the shape of {target} is not known: {error}") from error
         device = kwargs.get("device") or next((self.spec[n].device for n in tensors_in(args)), torch.device("cpu"))
         if out is None or isinstance(out, Spec):
             return out and out._replace(device=torch.device(device))
@@ -262,16 +162,26 @@ class Builder:
 
     def value(self, node: fx.Node) -> Tensor:
         """Value of a constant node; never to be written to."""
-        if node not in self._known:
-            with _disable_current_modes(), torch._C._DisableFuncTorch(), torch.no_grad():
-                args, kwargs = map_nodes(node.args, self.value), map_nodes(node.kwargs, self.value)
-                self._known[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+        waiting = [node]
+        while waiting:
+            top = waiting[-1]
+            missing = [n for n in top.all_input_nodes if n not in self._known] if top not in self._known else []
+            if missing:
+                waiting += missing
+                continue
+            waiting.pop()
+            if top not in self._known:
+                with _disable_current_modes(), torch._C._DisableFuncTorch(), torch.no_grad():
+                    args, kwargs = map_nodes(top.args, self._known.get), map_nodes(top.kwargs, self._known.get)
+                    self._known[top] = top.target(*args, **kwargs)  # type: ignore[operator]
         return self._known[node]
 
     # Constants
 
     def full(self, spec: Spec, value: Any, structural: bool = False) -> fx.Node:
         """A tensor of one number."""
+        if spec.dtype.is_floating_point or spec.dtype.is_complex:
+            value = float(value) if not isinstance(value, complex) else value
         args, kwargs = (tuple(spec.shape), value), {"dtype": spec.dtype, "device": spec.device}
         key = ("structural", args[0], freeze(value), spec.dtype, spec.device)
         node = self._table.get(key) if structural else None
@@ -463,8 +373,10 @@ class Builder:
         if self._is(x, aten.cat.default) and x.args[1] == axis:
             return self.reshape(self.slice(x, axis, index, index + 1), shape)
         if old[axis] == 1 or x in self.fill:
-            return self.reshape(x, shape) if old[axis] == 1 else self.full(
-                self.spec[x]._replace(shape=shape), *self.fill[x]
+            return (
+                self.reshape(x, shape)
+                if old[axis] == 1
+                else self.full(self.spec[x]._replace(shape=shape), *self.fill[x])
             )
         return self.emit(aten.select.int, (x, axis, index), spec=self.spec[x]._replace(shape=shape))
 

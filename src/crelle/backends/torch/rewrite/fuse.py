@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import fx
 
-from crelle.backends.torch.rewrite import Builder, Spec, aten, is_effect, tensors_in
+from crelle.backends.torch.rewrite.builder import Builder
+from crelle.backends.torch.rewrite.values import Spec, aten, is_effect, tensors_in
 
 _FUSED = {
     aten.mm.default: aten.addmm.default,
@@ -34,12 +35,12 @@ def fuse(b: Builder, result: Any) -> None:
 
 
 def _join(b: Builder, node: fx.Node, product: fx.Node, other: fx.Node, plus: bool) -> None:
-    factor = product.args[1]
+    factor: Any = product.args[1]
     if product.target is not aten.mul.Tensor:
         if plus:
-            node.target, node.args = _FUSED[product.target], (other, *product.args)
-    elif factor in b.fill and b.shape(factor) == ():  # type: ignore[index, arg-type]
-        node.args, node.kwargs = (other, product.args[0]), {"alpha": b.fill[factor].value}  # type: ignore[index]
+            node.target, node.args = _FUSED[product.target], (other, *product.args)  # type: ignore[index]
+    elif factor in b.fill and b.shape(factor) == ():
+        node.args, node.kwargs = (other, product.args[0]), {"alpha": b.fill[factor].value}
     else:
         node.target, node.args = aten.addcmul.default, (other, *product.args)
         node.kwargs = {} if plus else {"value": -1}
@@ -60,7 +61,7 @@ def _uses(b: Builder, result: Any) -> dict[fx.Node, int]:
 def _fits(b: Builder, node: fx.Node, product: fx.Node, other: fx.Node, uses: dict[fx.Node, int]) -> bool:
     if product.target not in _FUSED or uses.get(product) != 1 or product is other or product in b.constant:
         return False
-    specs = [b.spec[n] for n in (node, product, other, *product.args)]
+    specs = [b.spec[n] for n in (node, product, other, *product.all_input_nodes)]
     if len({s.dtype for s in specs if isinstance(s, Spec)}) != 1 or not specs[0].dtype.is_floating_point:
         return False
     return product.target is aten.mul.Tensor or b.shape(product) == b.shape(node)

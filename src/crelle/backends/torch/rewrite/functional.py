@@ -1,7 +1,7 @@
 """Taking mutation out of an aten graph: which values share memory, and what a write does to the others.
 
-Each tensor of the old graph is a :class:`Ref`: a path of views from the base that owns the memory. A write gives the base
-a new value; a view that is read afterwards is made again from it.
+Each tensor of the old graph is a :class:`Ref`: a path of views from the base that owns the memory. A write gives the
+base a new value; a view that is read afterwards is made again from it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from crelle.backends.torch.rewrite import FOLD_BYTES, FOLDED, Builder, Spec, Unsupported, aten
+from crelle.backends.torch.rewrite.builder import FOLD_BYTES, FOLDED, Builder
+from crelle.backends.torch.rewrite.values import Spec, Unsupported, aten
 
 Forward = Callable[[fx.Node], fx.Node]
 Inverse = Callable[[fx.Node, fx.Node], fx.Node]
@@ -78,8 +79,10 @@ class Ref:
         self.path, self.value, self.version = other.path, other.value, other.version
 
 
-def view_step(b: Builder, target: Any, shape: tuple[int, ...], args: tuple[Any, ...], out: tuple[int, ...]) -> View | None:
-    """The step of a view operation on a tensor of ``shape``; ``args`` come after the tensor. ``None``: not a known view."""
+def view_step(
+    b: Builder, target: Any, shape: tuple[int, ...], args: tuple[Any, ...], out: tuple[int, ...]
+) -> View | None:
+    """The step of a view operation on a tensor of ``shape``; ``args`` come after it. ``None``: not a known view."""
     name = None if target is aten.view.dtype else target.overloadpacket
     rank = len(shape)
     if name in _SAME:
@@ -163,7 +166,9 @@ def strided_step(
     flat = (spec.size,)
 
     def forward(x: fx.Node) -> fx.Node:
-        picked = b.emit(aten.index_select.default, (b.reshape(x, flat), 0, index), spec=spec._replace(shape=tuple(ids.shape)))
+        picked = b.emit(
+            aten.index_select.default, (b.reshape(x, flat), 0, index), spec=spec._replace(shape=tuple(ids.shape))
+        )
         return b.reshape(picked, size)
 
     def inverse(parent: fx.Node, new: fx.Node) -> fx.Node:
@@ -185,6 +190,7 @@ def _places(shape: tuple[int, ...], strides: tuple[int, ...], offset: int) -> li
 
 def slice_step(b: Builder, axis: int, start: int, stop: int, step: int) -> View:
     """``x[..., start:stop:step, ...]`` as a view."""
+
     def inverse(parent: fx.Node, new: fx.Node) -> fx.Node:
         shape, spec = b.shape(parent), b.spec[parent]
         if shape == b.shape(new):
@@ -203,7 +209,8 @@ def slice_step(b: Builder, axis: int, start: int, stop: int, step: int) -> View:
 
 def slice_bounds(shape: tuple[int, ...], args: tuple[Any, ...]) -> tuple[int, int, int, int]:
     """(axis, start, stop, step) of ``aten.slice``, in range."""
-    axis, start, stop, step = (*args, *(0, None, None, 1)[len(args) :])
+    given: list[Any] = [*args, *[0, None, None, 1][len(args) :]]
+    axis, start, stop, step = given
     axis %= len(shape)
     start, stop, step = slice(start, stop, step).indices(shape[axis])
     return axis, start, max(start, stop), step
@@ -265,4 +272,3 @@ INPLACE_VIEWS = {
     aten.swapdims_.default: aten.swapdims.default,
     aten.detach_.default: aten.detach.default,
 }
-

@@ -1,0 +1,1 @@
+"""Rewriting of aten graphs; :mod:`crelle.backends.torch.graph` drives it."""
