@@ -163,8 +163,7 @@ def along(f: Callable[[float], Array], at: _Line, value: Array, noise: Array | f
 
     with np.errstate(all="ignore"):  # a long step may leave the domain of f
         guard, guard_rounding = difference(smallest)
-        tolerance = 10 * guard_rounding + 1e3 * smallest**2 * np.max(np.abs(guard))
-        best, error = guard, np.where(np.isfinite(guard), 10 * guard_rounding + smallest * np.abs(guard), np.inf)
+        best, error = guard, np.where(np.isfinite(guard), np.abs(guard) + 10 * guard_rounding, np.inf)
         before: list[Array] = []
         share = 2.0 ** -(-np.log2(epsilon) // 10)
         while share > smallest:
@@ -177,8 +176,10 @@ def along(f: Callable[[float], Array], at: _Line, value: Array, noise: Array | f
             for j, previous in enumerate(before, 1):
                 row.append(row[-1] + (row[-1] - previous) / (4.0**j - 1))
                 spread = np.maximum(np.abs(row[j] - row[j - 1]), np.abs(row[j] - previous))
+                # the error of a difference goes with the square of its step
+                expected = 10 * guard_rounding + 10 * np.abs(row[0] - row[j]) * (smallest / share) ** 2
                 away = np.abs(row[j] - guard)
-                estimate = spread + rounding + np.where(away > tolerance, away, 0.0)
+                estimate = spread + rounding + np.where(away > expected, away, 0.0)
                 better = estimate < error
                 best, error = np.where(better, row[j], best), np.where(better, estimate, error)
             if bool(np.all(error <= 4 * (rounding + epsilon * np.abs(best)))):
