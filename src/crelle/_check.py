@@ -43,7 +43,7 @@ def judge(call: Call, trace: Trace, method: Method, report: CheckReport, first_e
         )
     kinds = [t for t in (*call.inputs, *trace.outputs) if t.is_float or t.is_complex]
     epsilon = max((t.epsilon for t in kinds), default=2.0**-52)
-    tolerance = TOLERANCE * math.sqrt(epsilon)
+    tolerance = max(TOLERANCE * math.sqrt(epsilon), report.tolerance)
     relative = report.error / report.scale if report.scale > 0 else report.error
     if not math.isfinite(relative):
         return f"1 random product, finite entries only compared with {report.reference}", first_error

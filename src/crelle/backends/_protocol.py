@@ -76,6 +76,7 @@ class CheckReport:
         nonfinite: where NaN or inf was found ("value" or "derivative", and the entry), or empty.
         deterministic: whether f gave the same value twice.
         blame: what is known of the cause: operations that are suspected, empty if nothing is.
+        tolerance: what ``error / scale`` may be where the backend knows that it cannot do better, 0 otherwise.
     """
 
     error: float
@@ -84,6 +85,7 @@ class CheckReport:
     nonfinite: str = ""
     deterministic: bool = True
     blame: str = ""
+    tolerance: float = 0.0
 
 
 Runner = Callable[[Call, Any], Any]

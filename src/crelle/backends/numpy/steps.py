@@ -1,166 +1,275 @@
-"""Difference formulas for black boxes: central with extrapolation, complex step, exact for linear functions.
+"""Derivatives along lines, for black boxes: central differences with an error for each entry, and complex steps.
 
-A *probe* is a function of a list of flat points (rows of a matrix) that returns the flat values, one row a point.
+A *line* k is a path t ↦ x + t d_k through the point; a *probe* evaluates f at given t on given lines. Columns of a
+Jacobian are lines along unit vectors, a directional derivative is one along a vector, and so is the slope of a
+complex-step gradient: all are differentiated by :meth:`Lines.central`.
 
-Sources: Richardson extrapolation and the choice of steps, Press et al., *Numerical Recipes*, 3rd ed., 5.7 (2007);
-complex step, Squire & Trapp, *SIAM Review* 40(1), 110-112 (1998); second derivatives, Fornberg, *Math. Comp.* 51 (1988).
+Steps are powers of two, so that x + h and x − h are exact and the step taken is the step meant.
+
+Sources: step sizes and extrapolation, L. F. Richardson, *Phil. Trans. R. Soc. A* 210, 307-357 (1911), and W. H. Press
+et al., *Numerical Recipes*, 3rd ed., section 5.7 (2007); complex step, W. Squire and G. Trapp, *SIAM Review* 40(1),
+110-112 (1998); rounding errors, N. J. Higham, *Accuracy and Stability of Numerical Algorithms*, 2nd ed. (2002).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-Array = np.ndarray[Any, np.dtype[Any]]
-Probe = Callable[[Array], Array]
-Report = Callable[[str], None]
+from crelle.backends.numpy.function import BlackBox
 
-#: Step of a complex step relative to the size of x: no subtraction, so as small as the numbers allow.
-COMPLEX_STEP = {8: 1e-100, 4: 1e-20}
-#: A column whose error exceeds this share of its largest entry is tried again with another step.
-POOR = 1e-7
+Array = np.ndarray[Any, np.dtype[Any]]
+
+Probe = Callable[[Array, Array], Array]
+"""(lines [k], t [k]) ↦ values [k, m]; t is exactly the step."""
+
+#: Evaluations that a central difference takes for each line, where its first steps are good.
+EVALUATIONS = 4
+#: At most so many further pairs of steps are tried where the first are poor.
+ROUNDS = 8
+#: A step is changed by at most these factors at a time: noise that is overlooked by a leap shows on the way.
+SHRINK, GROW = 2.0**-5, 2.0**6
+#: An entry whose error exceeds this share of it is in doubt; one below a third of that is clear.
+DOUBT = 0.3
+#: An entry is good if its error is below this times sqrt(eps), relative to itself or to the largest of its row.
+GOOD = 1.0
 
 
 def scales(x: Array) -> Array:
-    """A length for each entry of x: its magnitude, or that of its neighbours where it is zero, or 1."""
+    """A length for each entry of x: its size; where it is zero, that of the others, but at most 1.
+
+    >>> scales(np.array([0.0, 3.0, -1e-8]))
+    array([1.e+00, 3.e+00, 1.e-08])
+    """
     size = np.abs(x).astype(float)
-    positive = size[size > 0]
-    typical = float(np.median(positive)) if positive.size else 1.0
-    return np.where(size > 0, size, typical)
+    usable = np.isfinite(size) & (size > 0)
+    typical = min(1.0, float(np.median(size[usable]))) if usable.any() else 1.0
+    return np.where(usable, size, typical)
 
 
-def taken(x: Array, j: Array, h: Array) -> Array:
-    """The steps that floating-point addition really takes: (x + h) - x."""
-    moved = (x[j] + h).astype(x.dtype)
-    return (moved - x[j]).real.astype(float)
+def exact_scales(box: BlackBox) -> Array:
+    """:func:`scales` as powers of two, with steps that do not underflow."""
+    least = np.repeat([float(np.finfo(d).tiny / np.finfo(d).eps) for d in box.dtypes], np.diff(box.cuts))
+    return power_of_two(np.maximum(scales(box.x), least if box.n else 1.0))
 
 
-def shifted(x: Array, j: Array, h: Array) -> Array:
-    """Rows x + h[k] e_{j[k]}."""
-    points = np.repeat(x[None], len(j), 0)
-    points[np.arange(len(j)), j] += h.astype(x.dtype)
-    return points
+def power_of_two(size: Array) -> Array:
+    """The powers of two at or below.
 
-
-def central(probe: Probe, x: Array, columns: Array, size: Array, shrink: float) -> tuple[Array, Array]:
-    """Columns of the Jacobian by extrapolated central differences, and the error of each entry.
-
-    ∂f/∂x_j ≈ (4 D(h) − D(2h)) / 3 with D(h) = (f(x + h e_j) − f(x − h e_j)) / 2h, and h = eps^(1/4) times the size of x_j:
-    four evaluations a column, error O(h⁴). ``shrink`` is how much smaller than |R − D(h)| the error of R was found to be.
+    >>> power_of_two(np.array([1.0, 3.0, 0.1]))
+    array([1.    , 2.    , 0.0625])
     """
-    epsilon = np.finfo(x.dtype).eps
-    h = taken(x, columns, epsilon**0.25 * size[columns])
-    values = probe(np.concatenate([*(shifted(x, columns, s * h) for s in (1.0, -1.0, 2.0, -2.0)), x[None]]))
-    k = len(columns)
-    plus, minus, plus2, minus2 = (values[i * k : (i + 1) * k] for i in range(4))
-    here = values[-1]
-    steps = h[:, None]
-    near, far = (plus - minus) / (2 * steps), (plus2 - minus2) / (4 * steps)
-    best = (4 * near - far) / 3
-    largest = np.maximum(np.abs(plus), np.abs(minus))
-    error = shrink * np.abs(best - near) + 3 * epsilon * largest / steps + epsilon * np.abs(best)
-    # f(x + h) + f(x - h) - 2 f(x) is of order h² where f is smooth and of order h at a kink, where differences mislead
-    bend, bend2 = np.abs(plus + minus - 2 * here), np.abs(plus2 + minus2 - 2 * here)
-    kink = (bend > 100 * epsilon * largest) & (bend2 < 3 * bend)
-    return best.T, np.where(kink, np.maximum(error, bend / steps), error).T
+    return np.exp2(np.floor(np.log2(size)))
 
 
-def shrinkage(probe: Probe, x: Array, size: Array, direction: Array) -> float:
-    """How much smaller the error after extrapolation is than the correction, from three steps in one direction."""
-    epsilon = np.finfo(x.dtype).eps
-    h = epsilon**0.25
-    step = (h * size * direction).astype(x.dtype)
-    values = probe(np.stack([x + s * step for s in (1, -1, 2, -2, 4, -4)]))
-    d1, d2, d4 = ((values[2 * i] - values[2 * i + 1]) / (2 * h * 2**i) for i in range(3))
-    r1, r2 = (4 * d1 - d2) / 3, (4 * d2 - d4) / 3
-    noise = 10 * epsilon * (np.abs(values).max(initial=0.0)) / h
-    correction = np.abs(r2 - d2)
-    change = np.abs(r1 - r2)
-    clear = correction > noise
-    if not clear.any():
-        return 1.0
-    return float(min(1.0, 4 * np.max(change[clear] / correction[clear])))
+def first_step(epsilon: float) -> float:
+    """(16 eps)^(1/3), relative to the scale: where the error that is estimated is least; 2⁻¹⁶ in float64."""
+    return float(2.0 ** np.round(np.log2(16 * epsilon) / 3))
 
 
-def complex_step(probe: Probe, x: Array, columns: Array, size: Array) -> tuple[Array, Array]:
-    """∂f/∂x_j = Im f(x + i h e_j) / h for real analytic f: one evaluation a column, error of the order of eps."""
-    h = COMPLEX_STEP[x.dtype.itemsize] * size[columns]
-    points = np.repeat(x.astype(np.result_type(x.dtype, np.complex64))[None], len(columns), 0)
-    points[np.arange(len(columns)), columns] += 1j * h
-    found = (probe(points).imag / h[:, None]).T
-    epsilon = np.finfo(x.dtype).eps
-    largest = np.abs(found).max(initial=0.0, axis=1, keepdims=True)
-    return found, 8 * epsilon * np.maximum(np.abs(found), 0.01 * largest)
+class Lines:
+    """Central differences of the same function along several lines.
 
-
-def linear(probe: Probe, x: Array, columns: Array, size: Array) -> tuple[Array, Array]:
-    """Columns of an affine f: (f(x + s e_j) − f(x − s e_j)) / 2s with s a power of two of the size of x; exact to rounding."""
-    epsilon = np.finfo(x.dtype).eps
-    s = 2.0 ** np.ceil(np.log2(np.maximum(size[columns], np.median(size))))
-    h = taken(x, columns, s)
-    values = probe(np.concatenate([shifted(x, columns, h), shifted(x, columns, -h)]))
-    plus, minus = values[: len(columns)], values[len(columns) :]
-    found = (plus - minus) / (2 * h[:, None])
-    error = epsilon * (np.abs(plus) + np.abs(minus)) / h[:, None] + epsilon * np.abs(found)
-    return found.T, error.T
-
-
-def is_linear(probe: Probe, x: Array, value: Array, size: Array, rng: np.random.Generator) -> bool:
-    """Whether f(x + v) − f(x) is additive and homogeneous, at two sizes of v, to rounding."""
-    epsilon = np.finfo(x.dtype).eps
-    for factor in (1.0, 100.0):
-        v, w = (factor * size * rng.standard_normal((2, len(x)))).astype(x.dtype)
-        points = np.stack([x + v, x + w, x + v + w, x - v, x + 2 * v])
-        try:
-            values = probe(points)
-        except Exception:  # a point outside of f's domain: then f is not linear
-            return False
-        if not np.all(np.isfinite(values)):
-            return False
-        fv, fw, fvw, back, twice = (row - value for row in values)
-        rounding = 64 * epsilon * np.sqrt(len(x)) * max(float(np.abs(values).max(initial=0.0)), float(np.abs(value).max(initial=0.0)))
-        largest = max(np.abs(fvw - fv - fw).max(initial=0), np.abs(fv + back).max(initial=0), np.abs(twice - 2 * fv).max(initial=0))
-        if largest > rounding:
-            return False
-    return True
-
-
-def second(probe: Probe, x: Array, rows: Array, columns: Array, size: Array, analytic: bool) -> tuple[Array, Array]:
-    """Entries ∂²f/∂x_i∂x_j of a scalar f, and their errors; extrapolated once, like :func:`central`.
-
-    Four-point formula with h = eps^(1/6) times the size of x, or, for analytic f, a central difference of complex steps
-    (Lai & Crassidis, *J. Comput. Appl. Math.* 219, 276-289 (2008)), which loses fewer figures.
+    Args:
+        probe: evaluates f on the lines.
+        here: the values at t = 0, [m], or [lines, m] where they differ.
+        epsilon: relative rounding error of the values, [m].
+        scale: the unit of t on each line, [lines].
+        limit: how far t may grow, [lines].
+        size: how much of t is lost when it is added to x, in units of eps, [lines].
+        step: the first step, in units of ``scale``.
+        weight: what makes the derivatives of different lines comparable, [lines].
     """
-    epsilon = float(np.finfo(x.dtype).eps)
-    k = len(rows)
 
-    def at(factor: float) -> tuple[Array, Array]:
-        if analytic:
-            h = taken(x, rows, factor * epsilon**0.25 * size[rows])
-            tiny = COMPLEX_STEP[x.dtype.itemsize] * size[columns]
-            points = []
-            for sign in (1.0, -1.0):
-                moved = shifted(x, rows, sign * h).astype(np.result_type(x.dtype, np.complex64))
-                moved[np.arange(k), columns] += 1j * tiny
-                points.append(moved)
-            values = probe(np.concatenate(points))[:, 0].imag
-            slopes = values / np.concatenate([tiny, tiny])
-            return (slopes[:k] - slopes[k:]) / (2 * h), 2 * epsilon * np.abs(slopes[:k]) / h
-        hi = taken(x, rows, factor * epsilon ** (1 / 6) * size[rows])
-        hj = taken(x, columns, factor * epsilon ** (1 / 6) * size[columns])
-        points = []
-        for a, b in ((1, 1), (1, -1), (-1, 1), (-1, -1)):
-            moved = shifted(x, rows, a * hi)
-            moved[np.arange(k), columns] += (b * hj).astype(x.dtype)
-            points.append(moved)
-        values = probe(np.concatenate(points))[:, 0].reshape(4, k)
-        found = (values[0] - values[1] - values[2] + values[3]) / (4 * hi * hj)
-        return found, 4 * epsilon * np.abs(values).max(axis=0) / (4 * hi * np.abs(hj))
+    def __init__(
+        self, probe: Probe, here: Array, epsilon: Array, scale: Array, limit: Array, size: Array, step: float,
+        weight: Array,
+    ) -> None:  # fmt: skip
+        self.probe, self.epsilon = probe, epsilon
+        self._here = here if here.ndim == 2 else np.broadcast_to(here, (len(scale), len(here)))
+        self.scale, self.limit, self.size, self.step, self.weight = scale, limit, size, step, weight
 
-    near, rounding = at(1.0)
-    far, _ = at(2.0)
-    best = (4 * near - far) / 3
-    error = np.abs(best - near) * (0.05 if analytic else 0.2) + 2 * rounding + epsilon * np.abs(best)
-    return best, error
+    def pair(self, lines: Array, t: Array) -> tuple[Array, Array, Array]:
+        """(value, correction, noise), each [k, m], from differences with the steps t and t/2.
+
+        D(t) = (f(x + t d) − f(x − t d)) / 2t = f′ + t² f‴/6 + ..., so (4 D(t/2) − D(t)) / 3 is right to t⁴. Its error
+        is below |D(t/2) − D(t)| and what noise can do: rounding, or more if the fourth difference of the five
+        equidistant values shows more (J. J. Moré and S. M. Wild, *SIAM J. Sci. Comput.* 33(3), 1292-1314, 2011).
+        """
+        k, here = len(lines), self._here[lines]
+        values = self.probe(np.tile(lines, 4), np.concatenate([t, -t, t / 2, -t / 2]))
+        plus, minus, plus2, minus2 = (values[i * k : (i + 1) * k] for i in range(4))
+        with np.errstate(all="ignore"):
+            far, near = (plus - minus) / (2 * t)[:, None], (plus2 - minus2) / t[:, None]
+            correction = np.abs(near - far)
+            best = near + (near - far) / 3
+            largest = np.maximum(np.maximum(np.abs(plus), np.abs(minus)), np.abs(here))
+            rounding = 2 * self.epsilon * (largest + np.abs(best) * self.size[lines, None])
+            # f(x + t) + f(x - t) - 2 f(x) shrinks with t² where f is smooth, with t at a kink: there every slope
+            # between the two one-sided ones is as good
+            bend, bend2 = plus + minus - 2 * here, plus2 + minus2 - 2 * here
+            kink = (np.abs(bend2) > 0.375 * np.abs(bend)) & (np.abs(bend2) > 8 * rounding)
+            correction = np.where(kink, np.maximum(correction, np.abs(bend2) / t[:, None]), correction)
+            fourth = np.abs(bend - 4 * bend2) / np.sqrt(70)
+            noise = np.maximum(rounding, np.where(kink, 0, 2 * fourth)) / t[:, None]
+        finite = np.isfinite(best)
+        return best, np.where(finite, correction, np.inf), np.where(finite, noise, np.inf)
+
+    def central(self, lines: Array) -> tuple[Array, Array]:
+        """(derivative, error), each [k, m]: four evaluations a line, and four more for each further step that is tried.
+
+        Steps become smaller where the correction is larger than the noise, and larger where noise is all there is. Each
+        entry keeps the value of the step that it had the least error with.
+        """
+        t = self.step * self.scale[lines]
+        best, correction, noise = self.pair(lines, t)
+        error = correction + noise
+        smallest, largest = t.copy(), t.copy()
+        known = np.isfinite(self._here[lines])
+        limit = self.limit[lines]
+        short = (self.scale[lines] * 64 < limit)[:, None]
+        before, rough = np.full(len(lines), np.inf), np.zeros(len(lines), bool)
+        open_ = np.arange(len(lines))
+        for _ in range(ROUNDS):
+            ratio = self._ratios(lines, best, error)[open_]
+            # what cannot be told from 0 with a step of the size of x is not worth longer ones
+            lost = (error >= np.abs(best))[open_] & (noise >= correction)[open_] & ~short[open_]
+            ratio = np.where(lost | ~known[open_], 0.0, ratio)
+            if not ratio.size:
+                break
+            which, worst = ratio.argmax(axis=1), ratio.max(axis=1)
+            doubted = (error > DOUBT * np.abs(best))[open_, which]
+            poor = (worst > 1) & ((worst < 0.5 * before[open_]) | doubted | rough[open_])
+            before[open_] = worst
+            open_, which = open_[poor], which[poor]
+            c, r = correction[open_, which], noise[open_, which]
+            grow = r >= c
+            with np.errstate(all="ignore"):
+                optimum = np.nan_to_num(np.cbrt(r / (2 * c)), nan=SHRINK, posinf=GROW)
+            factor = np.where(grow, np.clip(optimum, 4, GROW), np.clip(optimum, SHRINK, 0.25))
+            step = np.where(grow, largest[open_], smallest[open_]) * np.exp2(np.round(np.log2(factor)))
+            # next to a tiny x nothing was seen: 1 may be the length that matters
+            leap = grow & short[open_, 0] & (error[open_, which] >= np.abs(best[open_, which]))
+            step = np.where(leap, np.maximum(step, self.step * power_of_two(limit[open_])), step)
+            allowed = ~grow | (step <= 0.125 * limit[open_])
+            open_, step, grow, which = open_[allowed], step[allowed], grow[allowed], which[allowed]
+            if not len(open_):
+                break
+            smallest[open_], largest[open_] = np.minimum(smallest[open_], step), np.maximum(largest[open_], step)
+            found = self.pair(lines[open_], step)
+            new, new_error = found[0], found[1] + found[2]
+            # the correction falls with t² once f is resolved; it rises where there are wiggles within a step
+            rough[open_] = ~grow & (found[1] > correction[open_])[np.arange(len(open_)), which]
+            take = self._better(best[open_], error[open_], new, new_error, grow[:, None])
+            for old, fresh in zip((best, correction, noise, error), (*found, new_error), strict=True):
+                old[open_] = np.where(take, fresh, old[open_])
+        return best, np.where(np.isfinite(best), error, np.inf)
+
+    def _better(self, best: Array, error: Array, new: Array, new_error: Array, grow: Array) -> Array:
+        """Whether a value from another step replaces the best one so far.
+
+        The lesser error wins if the two values agree. Where they contradict each other, a long step may have passed
+        over many wiggles (small slope, small error), so a shorter one wins if it is clear; but no slope at all, where a
+        longer step saw one, is what the stairs of a rounded f look like from close by.
+        """
+        with np.errstate(all="ignore"):
+            apart = np.abs(new - best) > 3 * (error + new_error)
+            doubt, new_doubt = error / np.abs(best), new_error / np.abs(new)
+            clearer = (new_doubt < DOUBT / 3) & (apart | (doubt > DOUBT))
+            stairs = ~grow & (new == 0) & (best != 0)
+            lesser = (new_error < error) & ~apart & ~stairs
+            return np.asarray(lesser | (~grow & clearer) | ~np.isfinite(best))
+
+    def _ratios(self, lines: Array, best: Array, error: Array) -> Array:
+        """Error of each entry over what is good: relative to itself, or to the largest trusted slope of its output."""
+        size, weight = np.abs(best), self.weight[lines, None]
+        with np.errstate(all="ignore"):
+            trusted = np.where(error < size, size, 0.0)
+            weighed = (trusted * weight).max(axis=0, initial=0.0) / weight
+            reference = np.maximum(trusted, np.minimum(trusted.max(axis=0, initial=0.0), weighed))
+            good = GOOD * np.sqrt(self.epsilon) * reference
+            return np.where(error == 0, 0.0, np.where(good > 0, error / good, np.inf))
+
+
+def column_lines(box: BlackBox) -> Lines:
+    """The lines along the entries of x: their derivatives are the columns of the Jacobian."""
+    scale = exact_scales(box)
+
+    def probe(lines: Array, t: Array) -> Array:
+        return box.moved(lines[:, None], (box.x[lines] + t)[:, None])
+
+    limit = np.maximum(scale, max(1.0, float(scale.max(initial=0.0))))
+    epsilon = float(max([*box.epsilon, *box.epsilon_out], default=2.0**-52))
+    return Lines(probe, box.value, box.epsilon_out, scale, limit, np.abs(box.x), first_step(epsilon), scale)
+
+
+def along(box: BlackBox, direction: Array, shift: float = 1.0) -> tuple[Array, Array]:
+    """The derivative of f along one direction and its error, each [m].
+
+    Args:
+        direction: exact with x, as :func:`random_direction` is.
+        shift: a power of two by which the first step differs from that of the columns, for an independent answer.
+    """
+    epsilon = float(max([*box.epsilon, *box.epsilon_out], default=2.0**-52))
+    one = np.ones(1)
+
+    def probe(lines: Array, t: Array) -> Array:
+        return box.at(box.x + t[:, None] * direction, lambda i: f"x + {t[i]:.3g} v for a random direction v")
+
+    size = np.max(np.abs(box.x[direction != 0]) / np.abs(direction[direction != 0]), initial=0.0)
+    lines = Lines(probe, box.value, box.epsilon_out, one, one, size * one, first_step(epsilon) * shift, one)
+    slope, error = lines.central(np.zeros(1, np.intp))
+    return slope[0], error[0]
+
+
+def random_direction(box: BlackBox, seed: int) -> Array:
+    """Entries ± a power of two times their scale: random, and exact to add to x."""
+    rng = np.random.default_rng(seed)
+    return np.asarray(exact_scales(box) * rng.choice([-1.0, 1.0], box.n) * rng.choice([1.0, 0.5, 0.25], box.n))
+
+
+def complex_step(box: BlackBox, columns: Array, error: bool) -> tuple[Array, Array]:
+    """∂f/∂x_j = Im f(x + i h e_j) / h, with no subtraction and so the error of f itself; (columns, errors), [k, m].
+
+    With ``error`` f is evaluated twice: again at x moved by one rounding error, with another h. The difference is what
+    rounding does to this derivative: of its operations, and of x.
+    """
+    tiny = exact_scales(box) * box.epsilon**2
+
+    def slopes(origin: Array | None, h: Array) -> Array:
+        rows = (box.x if origin is None else origin)[columns] + 1j * h
+        values = box.moved(columns[:, None], rows[:, None], origin)
+        with np.errstate(all="ignore"):
+            return values.imag / h[:, None]
+
+    found = slopes(None, tiny[columns])
+    if not error:
+        return found, np.zeros(found.shape)
+    rng = np.random.default_rng(0)
+    nearby = box.x * (1 + box.epsilon * rng.choice([-1.0, 1.0], box.n))
+    again = slopes(nearby, 0.75 * tiny[columns])
+    with np.errstate(all="ignore"):
+        # where large slopes cancel within f, what is left has their rounding
+        scale = exact_scales(box)[columns, None]
+        magnitude = np.abs(found)
+        row = np.minimum(magnitude.max(axis=0, initial=0.0), (magnitude * scale).max(axis=0, initial=0.0) / scale)
+        size = np.where((found == 0) & (again == 0), 0.0, 4 * magnitude + row)
+        return found, 2 * np.abs(again - found) + box.epsilon_out * size
+
+
+def unit_differences(box: BlackBox, origin: Array, columns: Array) -> tuple[Array, Array]:
+    """Columns of an affine f: (f(s e_j) − f(0)) / s, s a power of two of the size of x_j; exact to rounding, [k, m]."""
+    scale = exact_scales(box)[columns]
+    values = box.moved(columns[:, None], scale[:, None], np.zeros_like(box.x))
+    with np.errstate(all="ignore"):
+        found = (values - origin) / scale[:, None]
+        size = np.abs(origin) + np.abs(box.value) + np.abs(values)
+        return found, linear_rounding(box) * size / scale[:, None]
+
+
+def linear_rounding(box: BlackBox) -> Array:
+    """What rounding does to sums of n terms, relative to the values; what is linear is so to this."""
+    return 2 * (1 + math.sqrt(box.n)) * box.epsilon_out

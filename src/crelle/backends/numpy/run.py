@@ -1,0 +1,190 @@
+"""Computing the wanted part of a Jacobian or Hessian, a block of columns at a time, with its errors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from crelle.backends.numpy import second, steps, survey
+from crelle.backends.numpy.answer import Wanted
+from crelle.backends.numpy.function import BlackBox, ChangedError
+from crelle.backends.numpy.survey import Facts
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+#: Seeds of the directions of the checks. Different from those of the survey, whose findings they put to the test.
+SEEDS = (11, 12)
+#: Bytes of the values and temporaries of one block of columns.
+BLOCK_BYTES = 32 * 2**20
+#: Numbers that are held for each entry of a block: values at four points, two slopes, errors, and what numpy adds.
+PER_ENTRY = 12
+
+
+@dataclass(slots=True)
+class Computed:
+    """The wanted part of the flat matrix, its errors, and what the check needs.
+
+    Attributes:
+        uncertain: what the errors allow the product with the direction of :func:`direction` to be off, [rows]; one
+            number for the bilinear form of a Hessian.
+    """
+
+    matrix: Array
+    error: Array | None
+    uncertain: Array
+
+
+def direction(box: BlackBox, which: int, indices: Array) -> Array:
+    """A random direction that moves only some entries of x."""
+    full = steps.random_direction(box, SEEDS[which])
+    out = np.zeros_like(full)
+    out[indices] = full[indices]
+    return out
+
+
+def jacobian(
+    box: BlackBox, mode: str, facts: Facts, wanted: Wanted, dtype: np.dtype[Any], error: bool, chunk: int, guard: bool
+) -> Computed:
+    """The wanted part of the Jacobian.
+
+    Args:
+        chunk: columns in a block.
+        guard: test that f is still analytic, where that is used.
+
+    Raises:
+        ChangedError: f is not what ``facts`` say.
+    """
+    box.keep = None if len(wanted.rows) == box.base_size else wanted.rows
+    box.begin_run(facts.batched)
+    store, errors = wanted.empty(dtype), wanted.empty(np.zeros(0, dtype).real.dtype) if error else None
+    v = direction(box, 0, wanted.cols)
+    product, uncertain = np.zeros(box.m, np.result_type(box.out_dtype, box.x.dtype)), np.zeros(box.m)
+    linear = facts.linear and mode == "central"
+    lines = steps.column_lines(box)
+    origin = box.at(np.zeros((1, box.n), box.x.dtype), lambda i: "zeros")[0] if linear and len(wanted.cols) else None
+    for start in range(0, len(wanted.cols), chunk):
+        columns = wanted.cols[start : start + chunk]
+        if mode == "complex-step":
+            found, off = steps.complex_step(box, columns, error)
+        elif origin is not None:
+            found, off = steps.unit_differences(box, origin, columns)
+        else:
+            found, off = lines.central(columns)
+        with np.errstate(all="ignore"):
+            product += v[columns] @ found
+            uncertain += np.abs(v[columns]) @ off
+        wanted.put_columns(store, start, found)
+        if errors is not None:
+            wanted.put_columns(errors, start, off)
+    if len(wanted.cols):
+        box.begin_run(False)
+        if linear:
+            _prove_linear(box, v, product, uncertain)
+        elif mode == "complex-step" and guard:
+            slope, slope_error = steps.along(box, v)
+            wrong = survey.disagreement(box, product, slope, slope_error)
+            if wrong:
+                raise ChangedError(wrong)
+    finish = wanted.finish
+    return Computed(finish(store), None if errors is None else finish(errors), uncertain)
+
+
+def _prove_linear(box: BlackBox, v: Array, product: Array, uncertain: Array) -> None:
+    """f(x + v) − f(x) must be J v to rounding, and so must the slope at x."""
+    far = box.at((box.x + v)[None], lambda i: "x + v for a random direction v")[0]
+    slope, error = steps.along(box, v)
+    with np.errstate(all="ignore"):
+        allowed = 4 * uncertain + 4 * steps.linear_rounding(box) * (np.abs(far) + np.abs(box.value))
+        good = (np.abs(far - box.value - product) <= allowed) & (np.abs(slope - product) <= allowed + 10 * error)
+    if not np.all(good):
+        raise ChangedError("f is not linear here")
+
+
+def hessian(
+    box: BlackBox, facts: Facts, wanted: Wanted, dtype: np.dtype[Any], error: bool, chunk: int, guard: bool
+) -> Computed:
+    """The wanted part of the Hessian: every entry of one triangle at most once.
+
+    Raises:
+        ChangedError: f is not what ``facts`` say.
+    """
+    box.begin_run(facts.batched)
+    real = np.zeros(0, dtype).real.dtype
+    store, errors = wanted.empty(dtype), wanted.empty(real) if error else None
+    rows, cols = wanted.rows, wanted.cols
+    w, v = direction(box, 1, rows), direction(box, 0, cols)
+    uncertain = np.zeros(1)
+    if facts.linear:
+        if len(cols):
+            middle = box.at(np.stack([box.x + v, box.x - v]), lambda i: "x + v for a random direction v").sum(0)
+            size = steps.linear_rounding(box) * (np.abs(middle) + np.abs(box.value))
+            if not np.all(np.abs(middle - 2 * box.value) <= 4 * size):
+                raise ChangedError("f is not linear here")
+        return Computed(wanted.finish(store), None if errors is None else wanted.finish(errors), uncertain)
+    method: second.Analytic | second.Real = second.Analytic(box) if facts.analytic else second.Real(box)
+    for r, c in triangle_blocks(wanted, chunk * max(1, len(cols))):
+        found, off = method.entries(rows[r], cols[c])
+        mirrored = _mirror(wanted, r, c)
+        for target, values in ((store, found), (errors, off)):
+            if target is None:
+                continue
+            with np.errstate(over="ignore"):
+                if wanted.pairs is None:
+                    target[r, c] = values
+                    target[mirrored[0], mirrored[1]] = values[mirrored[2]]
+                else:
+                    target[mirrored[0]] = values[mirrored[1]]
+        with np.errstate(all="ignore"):
+            weights = np.abs(w[rows[r]] * v[cols[c]])
+            uncertain += weights @ off
+            if wanted.pairs is None:
+                other = np.abs(w[rows[mirrored[0]]] * v[cols[mirrored[1]]])
+                uncertain += other @ off[mirrored[2]]
+    if guard and isinstance(method, second.Analytic) and method.gradient is not None:
+        box.begin_run(False)
+        slope, slope_error = steps.along(box, direction(box, 0, np.arange(box.n)))
+        product = np.atleast_1d(method.gradient @ direction(box, 0, np.arange(box.n)))
+        wrong = survey.disagreement(box, product, slope, slope_error)
+        if wrong:
+            raise ChangedError(wrong)
+    return Computed(wanted.finish(store), None if errors is None else wanted.finish(errors), uncertain)
+
+
+def triangle(wanted: Wanted) -> tuple[Array, Array]:
+    """Positions (in ``rows``, in ``cols``) of entries that are enough: of two mirrored ones, the first."""
+    rows, cols = wanted.rows, wanted.cols
+    if wanted.pairs is not None:
+        i, j = rows[wanted.pairs[0]], cols[wanted.pairs[1]]
+        ordered = np.stack([np.maximum(i, j), np.minimum(i, j)], 1)
+        first = np.sort(np.unique(ordered, axis=0, return_index=True)[1])
+        return wanted.pairs[0][first], wanted.pairs[1][first]
+    r, c = np.repeat(np.arange(len(rows)), len(cols)), np.tile(np.arange(len(cols)), len(rows))
+    i, j = rows[r], cols[c]
+    # (i, j) is left out where (j, i) is wanted, too, and j < i
+    twice = np.isin(i, cols) & np.isin(j, rows) & (j > i)
+    return r[~twice], c[~twice]
+
+
+def triangle_blocks(wanted: Wanted, size: int) -> list[tuple[Array, Array]]:
+    """:func:`triangle` in blocks of at most ``size`` entries."""
+    r, c = triangle(wanted)
+    return [(r[k : k + size], c[k : k + size]) for k in range(0, len(r), size)]
+
+
+def _mirror(wanted: Wanted, r: Array, c: Array) -> tuple[Array, ...]:
+    """Where computed entries go besides their own place: (row, col, which) for a matrix, (entry, which) for pairs."""
+    rows, cols = wanted.rows, wanted.cols
+    i, j = rows[r], cols[c]
+    if wanted.pairs is not None:
+        n = int(max(rows.max(initial=0), cols.max(initial=0))) + 1
+        key = np.maximum(i, j) * n + np.minimum(i, j)
+        order = np.argsort(key)
+        a, b = rows[wanted.pairs[0]], cols[wanted.pairs[1]]
+        asked = np.maximum(a, b) * n + np.minimum(a, b)
+        place = np.clip(np.searchsorted(key[order], asked), 0, max(len(key) - 1, 0))
+        hit = np.flatnonzero(key[order][place] == asked)
+        return hit, order[place[hit]]
+    both = np.flatnonzero(np.isin(i, cols) & np.isin(j, rows) & (i != j))
+    return np.searchsorted(rows, j[both]), np.searchsorted(cols, i[both]), both
