@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import cProfile
 import dataclasses
 import enum
@@ -846,6 +847,22 @@ def test_attribute_that_appears_later() -> None:
     kept.assert_stale("bag")
 
 
+def test_attribute_of_a_tensor_that_appears_later() -> None:
+    w = vector()
+    kept = kept_and_fresh(lambda x: x * w * getattr(w, "gain", 1.0))
+    w.gain = 2.0  # type: ignore[attr-defined]
+    kept.assert_stale("w")
+
+
+def test_context_variable() -> None:
+    variable = contextvars.ContextVar[float]("variable")
+    kept = kept_and_fresh(lambda x: x * variable.get(2.0))
+    token = variable.set(3.0)
+    kept.assert_stale("variable")
+    variable.reset(token)
+    kept.assert_fresh()
+
+
 def test_weak_reference() -> None:
     target = Config(2)
     reference = weakref.ref(target)
@@ -878,6 +895,52 @@ def test_pattern_matching() -> None:
     kept = kept_and_fresh(f)
     config = Frozen(2, 2.5)
     kept.assert_stale("config.weight")
+
+
+def test_containers_with_their_own_lookup() -> None:
+    class Doubled(dict[str, float]):
+        def __getitem__(self, key: str) -> float:
+            return 2 * super().__getitem__(key)
+
+    class Reversed(list[float]):
+        unit = 1.0
+
+        def __iter__(self) -> Any:
+            return iter([self.unit * item for item in self[::-1]])
+
+    table, items = Doubled(a=1.0), Reversed([1.0, 2.0])
+    kept = kept_and_fresh(lambda x: x * table["a"] + sum(x**i * item for i, item in enumerate(items)))
+    table["a"] = 3.0
+    kept.assert_stale("table['a']")
+    table["a"] = 1.0
+    kept.assert_fresh()
+    items.unit = 2.0
+    kept.assert_stale("items")
+    del items.unit
+    kept.assert_fresh()
+    items.reverse()
+    kept.assert_stale("items[0]")
+
+
+def test_class_with_its_own_attribute_lookup() -> None:
+    class Renamed:
+        names = {"gain": "scale"}  # noqa: RUF012
+
+        def __init__(self) -> None:
+            self.scale = 2.0
+
+        def __getattribute__(self, name: str) -> Any:
+            names = super().__getattribute__("names")
+            return super().__getattribute__(names.get(name, name))
+
+    config = Renamed()
+    kept = kept_and_fresh(lambda x: x * config.gain)
+    config.scale = 3.0
+    kept.assert_stale("config.scale")
+    config.scale = 2.0
+    kept.assert_fresh()
+    Renamed.names["gain"] = "__class__"
+    kept.assert_stale("Renamed.names")
 
 
 def test_operators_of_user_objects() -> None:
@@ -927,6 +990,21 @@ def test_constant_of_a_user_module() -> None:
         kept_inner.assert_stale("SCALE")
     finally:
         del sys.modules["crelle_test_settings"]
+
+
+def test_module_named_and_used_as_an_object() -> None:
+    module = make_module("crelle_test_both", "SCALE = 2.0\nOTHER = 1.0")
+    try:
+
+        def f(x: Tensor) -> Tensor:
+            y: Tensor = x * module.SCALE  # type: ignore[attr-defined]
+            return y * getattr(module, "OTHER")  # noqa: B009
+
+        kept = kept_and_fresh(f)
+        module.OTHER = 2.0  # type: ignore[attr-defined]
+        kept.assert_stale("OTHER")
+    finally:
+        del sys.modules["crelle_test_both"]
 
 
 def test_module_imported_inside() -> None:

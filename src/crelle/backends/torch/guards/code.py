@@ -9,7 +9,7 @@ import sys
 import sysconfig
 import types
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -61,6 +61,14 @@ MODULE_WALKS = frozenset(
 )  # fmt: skip
 
 
+class Import(NamedTuple):
+    """An import inside a function: ``from ..name import wanted`` has level 2; nothing is wanted by ``import name``."""
+
+    name: str
+    level: int
+    wanted: tuple[str, ...]
+
+
 @dataclass(slots=True)
 class Reads:
     """Names that some code and the functions defined inside it may look up.
@@ -69,14 +77,14 @@ class Reads:
         globals: per global name, the attributes that follow it: ``torch.nn.functional`` is ``("nn", "functional")``.
         cells: the same for variables of enclosing functions.
         names: attributes looked up on anything else: locals, results of calls.
-        imports: modules imported while running: name and level, as ``import`` has them.
+        imports: modules imported while running.
         inner: code objects of the functions defined inside.
     """
 
     globals: dict[str, set[tuple[str, ...]]] = field(default_factory=dict)
     cells: dict[str, set[tuple[str, ...]]] = field(default_factory=dict)
     names: set[str] = field(default_factory=set)
-    imports: set[tuple[str, int]] = field(default_factory=set)
+    imports: set[Import] = field(default_factory=set)
     inner: list[types.CodeType] = field(default_factory=list)
 
 
@@ -103,6 +111,7 @@ def reads_of(code: types.CodeType) -> Reads:
 def _scan(code: types.CodeType, reads: Reads) -> None:
     head: tuple[dict[str, set[tuple[str, ...]]], str] | None = None
     chain: list[str] = []
+    constants: list[Any] = []
 
     def close() -> None:
         if head is not None:
@@ -125,19 +134,13 @@ def _scan(code: types.CodeType, reads: Reads) -> None:
         elif op in _CELL:
             head = (reads.cells, value)
         elif op == "IMPORT_NAME":
-            reads.imports.add((value, _import_level(code, instruction.offset)))
-        elif op == "IMPORT_FROM":
-            reads.names.add(value)
+            level, wanted = constants[-2:]
+            reads.imports.add(Import(value, level, wanted or ()))
+        elif op in ("LOAD_CONST", "LOAD_SMALL_INT"):
+            constants.append(value)
         elif op == "MATCH_CLASS":
             reads.names.add("__match_args__")
     close()
-
-
-def _import_level(code: types.CodeType, offset: int) -> int:
-    """The first of the two constants that an import takes: 0 for an absolute one."""
-    before = [i for i in dis.get_instructions(code) if i.offset < offset and i.opname not in _SILENT]
-    level = before[-2].argval if len(before) > 1 else 0
-    return level if isinstance(level, int) else 0
 
 
 _SITES = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")

@@ -10,6 +10,7 @@ import numpy as np
 
 from crelle.backends.torch.guards.objects import class_name
 from crelle.backends.torch.guards.plain import is_plain
+from crelle.backends.torch.guards.program import plain_copy
 from crelle.backends.torch.guards.walk import MAX_OBJECTS, Space, Walk, quoted, visits
 
 #: Larger NumPy arrays are not compared by content.
@@ -21,9 +22,18 @@ _MANY = 16
 @visits(list, tuple, deque)
 def visit_sequence(walk: Walk, value: Any, source: str, label: str, everything: bool) -> None:
     """Items by position."""
+    _sequence(walk, value, _named(walk, value, source, label), label, everything)
+
+
+def _named(walk: Walk, value: Any, source: str, label: str) -> str:
     variable = walk.name(value, source, label)
     cls = class_name(walk, type(value), variable, label)
-    walk.program.fail_if(f"{variable}.__class__ is not {cls} or len({variable}) != {len(value)}", label)
+    walk.program.fail_if(f"{variable}.__class__ is not {cls}", label)
+    return variable
+
+
+def _sequence(walk: Walk, value: Any, variable: str, label: str, everything: bool) -> None:
+    walk.program.fail_if(f"len({variable}) != {len(value)}", label)
     if len(value) > _MANY and all(map(is_plain, value)):
         _plain_items(walk, f"[*{variable}]", list(value), label)
         return
@@ -41,15 +51,16 @@ def _plain_items(walk: Walk, source: str, items: list[Any], label: str) -> None:
 @visits(dict, OrderedDict, defaultdict, Counter, types.MappingProxyType)
 def visit_dict(walk: Walk, value: Any, source: str, label: str, everything: bool) -> None:
     """Keys in order, and the items by key."""
-    program = walk.program
-    variable = walk.name(value, source, label)
-    program.fail_if(f"{variable}.__class__ is not {class_name(walk, type(value), variable, label)}", label)
+    _dict(walk, value, _named(walk, value, source, label), label, everything)
+
+
+def _dict(walk: Walk, value: Any, variable: str, label: str, everything: bool) -> None:
     keys, values = list(value), list(value.values())
     if not all(is_plain(key) or isinstance(key, type) for key in keys):
         walk.refuse(f"captures {quoted(label)}, a {type(value).__name__} with keys that are objects")
         return
     if all(type(key) is str for key in keys) and len(keys) <= MAX_OBJECTS:
-        program.fail_if(f"[*{variable}] != {program.constant(keys)}", label)
+        walk.program.fail_if(f"[*{variable}] != {walk.program.constant(keys)}", label)
     else:
         _plain_items(walk, f"[*{variable}]", keys, label)
     if isinstance(value, defaultdict):
@@ -58,7 +69,7 @@ def visit_dict(walk: Walk, value: Any, source: str, label: str, everything: bool
         _plain_items(walk, f"[*{variable}.values()]", values, label)
         return
     for key, item in zip(keys, values, strict=True):
-        index = repr(key) if type(key) in (str, int) else program.constant(key)
+        index = repr(key) if type(key) in (str, int) else walk.program.constant(key)
         walk.visit(item, f"{variable}[{index}]", f"{label}[{key!r}]", everything)
 
 
@@ -78,15 +89,14 @@ _LOOKUPS = ("__getitem__", "__iter__", "__len__", "keys", "values", "items", "ge
 
 
 def visit_subclass(walk: Walk, value: Any, source: str, label: str, everything: bool) -> None:
-    """A user's list, tuple or dict, as long as it looks up its items as its base does."""
-    cls = type(value)
+    """A user's list, tuple or dict: what it holds, whatever its own way to look that up is, and its attributes."""
+    cls, variable = type(value), _named(walk, value, source, label)
     base = next(b for b in (tuple, list, dict) if isinstance(value, b))
+    held, content = value, variable
     if any(hasattr(base, name) and getattr(cls, name) is not getattr(base, name) for name in _LOOKUPS):
-        walk.refuse(f"captures {quoted(label)}, a {cls.__name__}, which looks up its items in its own way")
-        return
-    (visit_dict if base is dict else visit_sequence)(walk, value, source, label, everything)
-    if getattr(value, "__dict__", None) and not walk.problem:
-        variable = walk.seen[id(value)]
+        held, content = plain_copy(value), walk.program.let(f"plain_copy({variable})", label)
+    (_dict if base is dict else _sequence)(walk, held, content, label, everything)
+    if hasattr(value, "__dict__"):
         walk.program.fail_if(f"len({variable}.__dict__) != {len(value.__dict__)}", label)
         walk.open(Space(value.__dict__, lambda name: f"{variable}.__dict__[{name!r}]", label, everything=everything))
 

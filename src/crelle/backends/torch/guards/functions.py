@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import operator
 import os
@@ -10,7 +11,15 @@ import types
 from collections.abc import Iterable
 from typing import Any
 
-from crelle.backends.torch.guards.code import USER, Reads, code_kind, impure_class, impure_function, module_kind
+from crelle.backends.torch.guards.code import (
+    DYNAMIC,
+    USER,
+    Reads,
+    code_kind,
+    impure_class,
+    impure_function,
+    module_kind,
+)
 from crelle.backends.torch.guards.plain import is_plain
 from crelle.backends.torch.guards.walk import Space, Walk, join, quoted, visits
 
@@ -55,8 +64,13 @@ def _expand(walk: Walk, value: types.FunctionType, variable: str, label: str) ->
     else:
         walk.visit(value.__kwdefaults__, f"{variable}.__kwdefaults__", label)
     _globals(walk, value.__globals__, f"{variable}.__globals__", reads, label)
-    for name, level in reads.imports:
-        _import(walk, name, level, value.__globals__)
+    dynamic = not DYNAMIC.isdisjoint(reads.names | reads.globals.keys())
+    for each in reads.imports:
+        name = each.name
+        if each.level:
+            package = (value.__globals__.get("__package__") or "").split(".")
+            name = ".".join(package[: len(package) - each.level + 1] + ([name] if name else []))
+        visit_imported(walk, name, each.wanted, dynamic)
 
 
 def _cells(walk: Walk, value: types.FunctionType, variable: str, reads: Reads, everything: bool) -> None:
@@ -124,10 +138,22 @@ def _module_name(walk: Walk, module: types.ModuleType, source: str, label: str) 
 
 def visit_python_module(walk: Walk, value: types.ModuleType, source: str, label: str, everything: bool) -> None:
     """A module that is used as an object: whichever of its names occur."""
-    variable = _module_name(walk, value, source, label)
-    if module_kind(value.__name__) == USER:
+    _open_module(walk, value, source, label, dynamic=True)
+
+
+def _open_module(walk: Walk, module: types.ModuleType, source: str, label: str, dynamic: bool) -> None:
+    variable = _module_name(walk, module, source, label)
+    if module_kind(module.__name__) != USER:
+        return
+    space = walk.modules.get(id(module))
+    if space is None:
         names = walk.program.let(f"{variable}.__dict__", label)
-        walk.open(Space(value.__dict__, lambda name: f"{names}[{name!r}]", label, skip=_MODULE_PLUMBING))
+        space = Space(module.__dict__, lambda name: f"{names}[{name!r}]", label, dynamic=dynamic, skip=_MODULE_PLUMBING)
+        walk.modules[id(module)] = space
+        walk.open(space)
+    elif dynamic and not space.dynamic:
+        space.dynamic = True
+        walk.look(space, ())
 
 
 def _chain(walk: Walk, module: types.ModuleType, source: str, label: str, chain: tuple[str, ...]) -> None:
@@ -167,23 +193,22 @@ def visit_library_value(walk: Walk, value: Any, source: str, label: str) -> None
         walk.program.fail_if(f"{source} is not {walk.program.constant(value)}", label)
 
 
-def _import(walk: Walk, name: str, level: int, scope: dict[str, Any]) -> None:
-    if level:
-        package = (scope.get("__package__") or "").split(".")
-        name = ".".join(package[: len(package) - level + 1] + ([name] if name else []))
-    visit_imported(walk, name, scope)
+def visit_imported(walk: Walk, name: str, wanted: tuple[str, ...], dynamic: bool) -> None:
+    """A module imported by f: its ``wanted`` names, or it and the packages around it as objects.
 
-
-def visit_imported(walk: Walk, name: str, scope: dict[str, Any]) -> None:
-    """A module imported by f, and the packages around it; later if it is not there yet."""
+    Looked at again after the run, if it is not there yet.
+    """
     parts = name.split(".")
-    for i in range(len(parts)):
-        module = sys.modules.get(".".join(parts[: i + 1]))
-        if isinstance(module, types.ModuleType):
-            walk.visit(module, walk.program.weak(module), module.__name__)
+    paths = [name] if wanted else [".".join(parts[: i + 1]) for i in range(len(parts))]
+    for path in paths:
+        module = sys.modules.get(path)
+        if not isinstance(module, types.ModuleType):
+            walk.late_imports.append((name, wanted, dynamic))
+        elif not wanted:
+            _open_module(walk, module, walk.program.weak(module), path, dynamic)
         else:
-            walk.late_imports.append((name, scope))
-            return
+            for each in wanted:
+                _chain(walk, module, walk.program.weak(module), path, (each,))
 
 
 # -- what is called like a function
@@ -213,6 +238,12 @@ def visit_property(walk: Walk, value: Any, source: str, label: str, everything: 
 def visit_cached_property(walk: Walk, value: Any, source: str, label: str, everything: bool) -> None:
     """A property that is kept by the instance once it is known."""
     _parts(walk, value, source, label, everything, ("func",))
+
+
+@visits(contextlib._GeneratorContextManager)
+def visit_context(walk: Walk, value: Any, source: str, label: str, everything: bool) -> None:
+    """A context manager that decorates functions: it starts its generator anew at every call."""
+    _parts(walk, value, source, label, everything, ("func", "args", "kwds"))
 
 
 @visits(operator.attrgetter, operator.itemgetter, operator.methodcaller)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import enum
 import types
 import weakref
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 
 from crelle.backends.torch.guards.code import LIBRARY, USER, class_kind, impure_class
+from crelle.backends.torch.guards.program import attributes_of
 from crelle.backends.torch.guards.walk import Space, Walk, join, quoted, visits
 
 #: How a class finds slots and fields of a tuple: part of the class, not of what f reads.
@@ -25,6 +27,7 @@ _CLASS_PLUMBING = frozenset(
         "__annotate_func__", "__annotations_cache__",
     )
 )  # fmt: skip
+_UNSET = NotImplemented  # a plain value, which nobody sets
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made by a class statement, not written in C
 _INERT_MODULES = ("typing", "torch._ops", "torch._library", "torch._C", "logging", "operator", "_operator")
 
@@ -55,7 +58,7 @@ def class_name(walk: Walk, cls: type, owner: str, label: str) -> str:
     if known is None:
         if class_kind(cls) != USER:
             return walk.program.constant(cls)
-        visit_class(walk, cls, f"{owner}.__class__", label, False)
+        visit_class(walk, cls, f"type({owner})", label, False)
         known = walk.seen[id(cls)]
     return known
 
@@ -63,17 +66,20 @@ def class_name(walk: Walk, cls: type, owner: str, label: str) -> str:
 def visit_object(walk: Walk, value: Any, source: str, label: str, everything: bool) -> None:
     """An instance, if all of its state can be seen."""
     cls = type(value)
-    attributes, slots = getattr(value, "__dict__", None), _slots(cls)
+    # a class may look up attributes by its own code: that is recorded as it runs, and not run by the checks
+    own_lookup = isinstance(cls.__getattribute__, types.FunctionType)
+    attributes, slots = (attributes_of(value) if own_lookup else getattr(value, "__dict__", None)), _slots(cls)
     if not _has_visible_state(cls) or (attributes is None and slots is None):
         what = "an iterator" if hasattr(cls, "__next__") else f"a {cls.__name__}, whose state cannot be seen"
         walk.refuse(f"captures {quoted(label)}, {what}")
         return
     program = walk.program
     variable = walk.name(value, source, label)
-    program.fail_if(f"{variable}.__class__ is not {class_name(walk, cls, variable, label)}", label)
+    known = class_name(walk, cls, variable, label)
+    program.fail_if(f"{f'type({variable})' if own_lookup else f'{variable}.__class__'} is not {known}", label)
     everything = everything or class_kind(cls) == LIBRARY
     if isinstance(attributes, dict):
-        names = program.let(f"{variable}.__dict__", label)
+        names = program.let(f"attributes_of({variable})" if own_lookup else f"{variable}.__dict__", label)
         program.fail_if(f"len({names}) != {len(attributes)}", label)
         walk.open(Space(attributes, lambda name: f"{names}[{name!r}]", label, names, everything=everything))
     present = [name for name in slots or () if hasattr(value, name)]
@@ -118,8 +124,7 @@ def _slots(cls: type) -> tuple[str, ...] | None:
 
 def _has_visible_state(cls: type) -> bool:
     visible = all(base in (object, types.SimpleNamespace) or base.__flags__ & _HEAP_TYPE for base in cls.__mro__)
-    own_lookup = isinstance(cls.__getattribute__, types.FunctionType)
-    return visible and not own_lookup and not issubclass(cls, (weakref.ref, torch.ScriptObject))
+    return visible and not issubclass(cls, (weakref.ref, torch.ScriptObject))
 
 
 def is_inert(value: Any) -> bool:
@@ -145,6 +150,14 @@ def visit_impure(walk: Walk, value: Any, source: str, label: str, everything: bo
 def visit_tensor_subclass(walk: Walk, value: Any, source: str, label: str, everything: bool) -> None:
     """A tensor that answers in its own way."""
     walk.refuse(f"captures {quoted(label)}, a {type(value).__name__}, which is a subclass of Tensor")
+
+
+@visits(contextvars.ContextVar)
+def visit_context_variable(walk: Walk, value: Any, source: str, label: str, everything: bool) -> None:
+    """Its value in the present context."""
+    variable, unset = walk.name(value, source, label), walk.program.constant(_UNSET)
+    walk.program.fail_if(f"{variable} is not {walk.program.constant(value)}", label)
+    walk.visit(value.get(_UNSET), f"{variable}.get({unset})", label, everything)
 
 
 @visits(weakref.ref)

@@ -48,6 +48,18 @@ def same_tensor(a: Tensor, b: Tensor) -> bool:
     return torch.equal(a.detach(), b)
 
 
+def attributes_of(value: Any) -> Any:
+    """The attributes of an object whose class looks them up by its own code."""
+    return object.__getattribute__(value, "__dict__")
+
+
+def plain_copy(value: Any) -> Any:
+    """What a user's dict, list or tuple holds, without any of its own methods."""
+    if isinstance(value, dict):
+        return dict.copy(value)
+    return list.copy(value) if isinstance(value, list) else tuple.__getitem__(value, slice(None))
+
+
 class Program:
     """Statements in the order in which they will run, each with what it is about.
 
@@ -61,6 +73,8 @@ class Program:
             "same_array": same_array,
             "same_tensor": same_tensor,
             "same_items": same_items,
+            "attributes_of": attributes_of,
+            "plain_copy": plain_copy,
             "Function": types.FunctionType,
         }
         self._constants: dict[int, str] = {}

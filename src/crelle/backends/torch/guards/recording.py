@@ -207,8 +207,8 @@ class Recording:
         """
         walk = self._walk
         late, walk.late_imports = walk.late_imports, []
-        for name, scope in late:
-            visit_imported(walk, name, scope)
+        for name, wanted, dynamic in late:
+            visit_imported(walk, name, wanted, dynamic)
         walk.finish()
         if self._values.problem:
             walk.refuse(self._values.problem)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from crelle.backends.torch.guards.code import impure_class
 from crelle.backends.torch.guards.containers import visit_subclass
-from crelle.backends.torch.guards.functions import visit_partial, visit_python_module
+from crelle.backends.torch.guards.functions import visit_partial, visit_property, visit_python_module
 from crelle.backends.torch.guards.layers import visit_module
 from crelle.backends.torch.guards.objects import (
     is_inert,
@@ -29,6 +29,7 @@ FALLBACKS[:] = [
     (lambda value: isinstance(value, type), visit_class),
     (lambda value: isinstance(value, types.ModuleType), visit_python_module),
     (lambda value: isinstance(value, functools.partial), visit_partial),
+    (lambda value: isinstance(value, property), visit_property),
     (is_inert, visit_inert),
     (lambda value: impure_class(type(value)), visit_impure),
     (lambda value: isinstance(value, (tuple, list, dict)), visit_subclass),

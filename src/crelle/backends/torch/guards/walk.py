@@ -92,7 +92,8 @@ class Walk:
         problem: why f cannot be guarded, or empty.
         seen: the variable that holds an object, by ``id``.
         caches: functions that remember their results, with source and label.
-        late_imports: modules that f imports and that were not there yet.
+        late_imports: arguments of ``visit_imported`` for modules that were not there yet.
+        modules: names of Python modules that f uses as objects.
         hooks_of_all: whether the hooks that PyTorch runs for all modules are guarded.
     """
 
@@ -102,7 +103,8 @@ class Walk:
         self.problem = ""
         self.seen: dict[int, str] = {}
         self.caches: list[tuple[Any, str, str]] = []
-        self.late_imports: list[tuple[str, dict[str, Any]]] = []
+        self.late_imports: list[tuple[str, tuple[str, ...], bool]] = []
+        self.modules: dict[int, Space] = {}
         self.scopes: dict[int, str] = {}
         self.read_globals: set[tuple[int, str]] = set()
         self.hooks_of_all = False
@@ -178,6 +180,10 @@ class Walk:
             # what it remembers cannot be seen; as long as it is not asked anything new it gives the same
             self.program.require(f"{source}.cache_info()[1:]", tuple(cache.cache_info()[1:]), label)
         for captured in self.tensors.values():
+            if self._dynamic:
+                self.program.fail_if(
+                    f"len({captured.source}.__dict__) != {len(captured.tensor.__dict__)}", captured.label
+                )
             if version(captured.tensor) != captured.version:
                 self.refuse(f"changes {captured.label} in place")
 
@@ -185,7 +191,7 @@ class Walk:
         """Let go of every object that was walked over."""
         for held in (self._alive, self._spaces, self._todo, self.caches, self.late_imports):
             held.clear()
-        for table in (self._waiting, self._ran, self._reads, self.tensors):
+        for table in (self._waiting, self._ran, self._reads, self.tensors, self.modules):
             table.clear()
 
     # -- names
@@ -204,7 +210,7 @@ class Walk:
         if (dynamic, walks) != (self._dynamic, self._walks):
             self._dynamic, self._walks = dynamic, walks
             for space in list(self._spaces):
-                self._look(space, ())
+                self.look(space, ())
 
     def add_names(self, names: set[str]) -> None:
         """Names that occur in code that runs: objects that have such attributes are walked on."""
@@ -213,14 +219,15 @@ class Walk:
             self._names |= new
             self.notice(new)
             for space in list(self._spaces):
-                self._look(space, new)
+                self.look(space, new)
 
     def open(self, space: Space) -> None:
         """Visit the names of an object as they occur."""
         self._spaces.append(space)
-        self._look(space, self._names)
+        self.look(space, self._names)
 
-    def _look(self, space: Space, names: Iterable[str]) -> None:
+    def look(self, space: Space, names: Iterable[str]) -> None:
+        """Visit those of ``names`` that a space has, or all of its names where computed ones could reach it."""
         if space.everything or (space.dynamic and self._dynamic) or (space.walked and self._walks):
             names = list(space.items)
             if space.mapping:
@@ -261,7 +268,8 @@ class Walk:
             self.program.require(source, value, label)
             return
         seen = self.seen.get(id(value))
-        if seen is not None:
+        # a chain names a module without looking into it
+        if seen is not None and not isinstance(value, types.ModuleType):
             self.program.fail_if(f"{source} is not {seen}", label)
             return
         visitor = VISITORS.get(type(value))
