@@ -228,7 +228,7 @@ def test_a_function_that_changes_its_argument(rng):
 
     close(crelle.jvp(f, (x,), (v,))[1], 8 * before @ v)
     for call in (lambda: crelle.vjp(f, x)[1](1.0), lambda: crelle.hvp(f, (x,), (v,))):
-        with pytest.raises(crelle.CrelleValueError, match="f changes its input"):
+        with pytest.raises(crelle.CrelleValueError, match=r"f changes its .* in place"):
             call()
     np.testing.assert_array_equal(x, before)
 
