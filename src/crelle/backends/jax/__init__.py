@@ -13,7 +13,8 @@ import numpy as np
 from crelle._arrays import ArrayType
 from crelle.backends._host import free_host_memory
 from crelle.backends._protocol import Adapted, Call
-from crelle.backends.jax.trace import JaxTrace, is_dynamic
+from crelle.backends.jax.flat import is_dynamic
+from crelle.backends.jax.trace import JaxTrace
 from crelle.tangent.cost import Rates
 
 _DTYPE_NAMES: dict[Any, str] = {}
@@ -55,16 +56,12 @@ class JaxBackend:
         raise TypeError(type(leaf).__name__)
 
     def static_key(self, leaf: Any) -> Hashable:
-        """Shape, dtype and weak type of arrays; the value of anything else."""
+        """Shape, dtype and weak type of arrays; the type of anything else, whose value the jaxpr shows."""
         if is_dynamic(leaf):
             return leaf.shape, leaf.dtype, getattr(leaf, "weak_type", False)
         if isinstance(leaf, np.ndarray):
-            return leaf.shape, leaf.dtype.str
-        try:
-            hash(leaf)
-        except TypeError:
-            return id(leaf)
-        return type(leaf), leaf
+            return leaf.shape, leaf.dtype
+        return (type(leaf),)
 
     def is_abstract(self, leaves: Sequence[Any]) -> bool:
         """Whether a leaf is a tracer or a shape."""
@@ -76,7 +73,7 @@ class JaxBackend:
 
     def ambient(self) -> Hashable:
         """The x64 flag; everything else is part of the jaxpr."""
-        return jax.config.jax_enable_x64
+        return bool(jax.config.jax_enable_x64)  # type: ignore[attr-defined]
 
     def trace(self, call: Call) -> JaxTrace:
         """Trace to a jaxpr; eager where f needs values."""

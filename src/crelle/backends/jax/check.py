@@ -10,19 +10,145 @@ import jax.numpy as jnp
 import numpy as np
 
 from crelle._arrays import ArrayType, total_size
+from crelle._select import Selected
 from crelle.backends._protocol import CheckReport, Method
 from crelle.backends.jax import run
 
+#: Ways to compute the product anew, for Hessians and for Jacobians. One that the answer did not take comes first.
+_NESTINGS = ("reverse-over-reverse", "forward-over-reverse", "reverse-over-forward")
+_DIRECTIONS = ("reverse", "forward")
 
-def random_vector(size: int, seed: int) -> np.ndarray[Any, Any]:
+
+def random_vector(size: int) -> np.ndarray[Any, Any]:
     """A fixed random direction; the same in every session, so that a failed check can be repeated."""
-    return np.random.default_rng(seed).standard_normal(size)
+    return np.random.default_rng(0).standard_normal(size)
 
 
-def _leaves(vector: Any, types: Sequence[ArrayType]) -> list[Any]:
-    cut = np.cumsum([t.size for t in types])[:-1]
-    parts = jnp.split(vector, cut) if len(types) > 1 else [vector]
-    return [part.reshape(t.shape).astype(t.dtype) for part, t in zip(parts, types, strict=True)]
+def report(
+    trace: Any,
+    method: Method,
+    function: Callable[[Any, Any], tuple[run.Flat, list[Any]]],
+    consts: list[Any],
+    dynamic: list[Any],
+    answer: Any,
+) -> CheckReport:
+    """Compare, look for NaN and inf, and say what was compared with what.
+
+    Args:
+        function: from captured constants and arrays to (f as a function of the differentiated leaves, their values).
+        answer: what the user will get.
+    """
+    request, inputs = trace.request, trace.inputs
+    if request.value or request.has_aux:
+        answer = answer[1 if request.value else 0]
+    parts = [answer] if request.flat else jax.tree.leaves(answer)
+    outer = inputs if request.kind == "hessian" else trace.outputs
+    if not sum(part.size for part in parts):
+        return CheckReport(0.0, 0.0, "nothing: there are no entries")
+    failure = ""
+    ways = _NESTINGS if request.kind == "hessian" else _DIRECTIONS
+    for way in sorted(ways, key=lambda way: way == method.mode):
+        if way in trace.unavailable:
+            continue
+        product = _Product(parts, outer, inputs, method.selected, request.flat, "cols" if way == "forward" else "rows")
+
+        def compare(consts: Any, dynamic: Any, parts: Any, way: str = way, product: _Product = product) -> Any:
+            g, active = function(consts, dynamic)
+            if request.kind == "hessian":
+                values, _, linear = run.linearise_gradient(g, active, way, request.holomorphic)
+            else:
+                values, _, linear = run.linearise(g, active, way)
+            expected, got = product.expected(linear), product.of(parts)
+            both = jnp.isfinite(expected) & jnp.isfinite(got)
+            error = jnp.max(jnp.where(both, jnp.abs(got - expected), 0.0), initial=0.0)
+            scale = jnp.max(jnp.where(both, jnp.abs(expected), 0.0), initial=0.0)
+            finite = jnp.stack([jnp.all(jnp.isfinite(part)) for part in parts])
+            return error, scale, jnp.all(jnp.stack([jnp.all(jnp.isfinite(v)) for v in values])), finite
+
+        try:
+            found = (compare if trace.eager else jax.jit(compare))(consts, dynamic, parts)
+            error, scale, value_finite, finite = jax.device_get(found)
+        except Exception as problem:  # a rule is missing in this direction
+            failure = failure or f"{type(problem).__name__} in {way}"
+            continue
+        nonfinite = "" if value_finite else "the value of f is not finite (NaN or inf)"
+        if not finite.all():
+            where = _where(parts, finite, trace.names, request.flat)
+            nonfinite = f"{nonfinite}, and {where}" if nonfinite else where
+        name = {"reverse": "VJP", "forward": "JVP"}.get(way, "unbatched HVP")
+        return CheckReport(float(error), float(scale), name, nonfinite)
+    return CheckReport(0.0, 0.0, f"nothing: no product can be formed in another way ({failure})")
+
+
+class _Product:
+    """A random combination of rows (``side="rows"``) or columns of the matrix, restricted to what was asked for.
+
+    One class for both sides: the rows of J are the columns of its transpose.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[Any],
+        outer: Sequence[ArrayType],
+        inner: Sequence[ArrayType],
+        selected: Selected,
+        flat: bool,
+        side: str,
+    ) -> None:
+        self.outer, self.inner, self.flat, self.side = outer, inner, flat, side
+        self.summed, self.kept = (outer, inner) if side == "rows" else (inner, outer)
+        rows, cols = selected.rows, selected.cols
+        self.shape = (
+            total_size(tuple(outer)) if rows is None else len(rows),
+            total_size(tuple(inner)) if cols is None else len(cols),
+        )
+        self.vector = np.zeros(total_size(tuple(self.summed)))
+        self.entries: Any = None
+        if selected.entries is not None:  # of the entries, those in the row or column of the first one
+            mine, others = selected.entries if side == "rows" else selected.entries[::-1]
+            self.entries = np.flatnonzero(mine == mine[0])
+            self.vector[mine[0]] = 1.0
+            self.wanted: Any = others[self.entries]
+            return
+        picked, self.wanted = (rows, cols) if side == "rows" else (cols, rows)
+        picked = np.arange(len(self.vector)) if picked is None else picked
+        self.weights = random_vector(len(picked))
+        np.add.at(self.vector, picked, self.weights)
+
+    def expected(self, linear: run.Linear) -> Any:
+        """The product, from one unbatched pass."""
+        cut = np.cumsum([t.size for t in self.summed])[:-1]
+        pieces = [
+            jnp.asarray(piece.reshape(t.shape)).astype(t.dtype)
+            for piece, t in zip(np.split(self.vector, cut), self.summed, strict=True)
+        ]
+        product = _ravel(linear(*pieces))
+        return product if self.wanted is None else product[self.wanted]
+
+    def of(self, parts: Sequence[Any]) -> Any:
+        """The product, from the answer."""
+        if self.entries is not None:
+            return jnp.ravel(parts[0])[self.entries]
+        if self.flat:
+            matrix = _precise(parts[0].reshape(self.shape))
+            weights = jnp.asarray(self.weights).astype(matrix.dtype)
+            return weights @ matrix if self.side == "rows" else matrix @ weights
+        offsets = np.cumsum([0, *(t.size for t in self.summed)])
+        width, sums = len(self.inner), []
+        for k in range(len(self.kept)):
+            terms = []
+            for s in range(len(self.summed)):
+                i, j = (s, k) if self.side == "rows" else (k, s)
+                block = _precise(parts[i * width + j].reshape(self.outer[i].size, self.inner[j].size))
+                weights = jnp.asarray(self.vector[offsets[s] : offsets[s + 1]]).astype(block.dtype)
+                terms.append(weights @ block if self.side == "rows" else block @ weights)
+            sums.append(sum(terms[1:], terms[0]))
+        return _ravel(sums)
+
+
+def _precise(array: Any) -> Any:
+    """Sums of 16-bit numbers are taken in 32 bits."""
+    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
 
 
 def _ravel(leaves: Sequence[Any]) -> Any:
@@ -30,91 +156,11 @@ def _ravel(leaves: Sequence[Any]) -> Any:
     return jnp.concatenate(flat) if len(flat) != 1 else flat[0]
 
 
-def report(trace: Any, function: Callable[[Any], Any], flat: Any, answer: Any, method: Method) -> CheckReport:
-    """Compare, look for NaN and inf, and say what was compared with what."""
-    request, inputs = trace.request, trace.inputs
-    outer = inputs if request.kind == "hessian" else trace.outputs
-    m, n = total_size(tuple(outer)), total_size(tuple(inputs))
-    if m == 0 or n == 0:
-        return CheckReport(0.0, 0.0, "nothing: the matrix is empty")
-    derivative = answer
-    if request.value:
-        derivative = answer[1]
-    elif request.has_aux:
-        derivative = answer[0]
-    parts = [derivative] if request.flat else jax.tree.leaves(derivative)
-    selected = method.selected
-    u = np.zeros(m)
-    weights: Any = None
-    if selected.entries is not None:
-        row = int(selected.entries[0][0]) if len(selected.entries[0]) else 0
-        u[row] = 1.0
-    else:
-        rows = np.arange(m) if selected.rows is None else selected.rows
-        weights = random_vector(len(rows), 0)
-        np.add.at(u, rows, weights)
-
-    def reference(dynamic: Any) -> tuple[Any, Any]:
-        """(uᵀJ by one unbatched pass, value)."""
-        g, active = function(dynamic)
-        seed = _leaves(jnp.asarray(u), outer)
-        if request.kind == "hessian":
-            mode = "reverse-over-reverse" if method.mode != "reverse-over-reverse" else "forward-over-reverse"
-            values, _, linear = run.linearise_gradient(g, active, mode, request.holomorphic)
-            return _ravel(linear(*seed)), _ravel(values)
-        values, _, pull = run.linearise(g, active, "reverse")
-        return _ravel(pull(*seed)), _ravel(values)
-
-    def product(parts: Sequence[Any]) -> Any:
-        """uᵀJ from the answer."""
-        if request.flat:
-            matrix = parts[0]
-            if selected.entries is not None:
-                mine = np.flatnonzero(selected.entries[0] == np.flatnonzero(u)[0])
-                return jnp.atleast_1d(matrix)[mine]
-            if selected.drop_col:
-                matrix = matrix[..., None]
-            if selected.drop_row or request.kind == "gradient" and matrix.ndim == 1:
-                matrix = matrix[None]
-            return jnp.asarray(weights).astype(matrix.dtype) @ matrix
-        cut, total = 0, []
-        width = len(inputs)
-        for i, t in enumerate(outer):
-            w = jnp.asarray(u[cut : cut + t.size])
-            cut += t.size
-            row = parts[i * width : (i + 1) * width]
-            total.append(_ravel([w.astype(b.dtype) @ b.reshape(t.size, s.size) for b, s in zip(row, inputs, strict=True)]))
-        return sum(total[1:], total[0])
-
-    def compare(dynamic: Any, parts: Sequence[Any]) -> tuple[Any, ...]:
-        expected, values = reference(dynamic)
-        if selected.entries is not None:
-            mine = selected.entries[1][selected.entries[0] == np.flatnonzero(u)[0]]
-            expected = expected[mine]
-        elif selected.cols is not None:
-            expected = expected[selected.cols]
-        got = product(parts)
-        both = jnp.isfinite(expected) & jnp.isfinite(got)
-        error = jnp.max(jnp.where(both, jnp.abs(got - expected), 0.0), initial=0.0)
-        scale = jnp.max(jnp.where(both, jnp.abs(expected), 0.0), initial=0.0)
-        finite = jnp.stack([jnp.all(jnp.isfinite(p)) for p in parts])
-        return error, scale, jnp.all(jnp.isfinite(values)), finite
-
-    try:
-        run_compare = compare if trace.eager else jax.jit(compare)
-        error, scale, value_finite, finite = run_compare(flat.dynamic, parts)
-        name = "VJP" if request.kind != "hessian" else "unbatched HVP"
-    except Exception as failure:  # no reverse rule: there is nothing independent to compare with
-        return CheckReport(0.0, 0.0, f"nothing: {type(failure).__name__} in the other mode")
-    nonfinite = "" if bool(value_finite) else "the value of f is not finite (NaN or inf)"
-    if not bool(jnp.all(finite)):
-        nonfinite = _where(parts, finite, bool(value_finite))
-    return CheckReport(float(error), float(scale), name, nonfinite)
-
-
-def _where(parts: Sequence[Any], finite: Any, value_finite: bool) -> str:
-    part = np.asarray(parts[int(np.argmin(np.asarray(finite)))])
+def _where(parts: Sequence[Any], finite: Any, names: Sequence[str], flat: bool) -> str:
+    """The first entry that is not finite."""
+    which = int(np.argmin(finite))
+    part = np.asarray(parts[which])
     entry = np.unravel_index(int(np.argmin(np.isfinite(part))), part.shape)
-    index = ", ".join(map(str, entry))
-    where = f"entry [{index}] of the derivative is {part[entry]}"
-    return where if value_finite else f"the value of f is not finite (NaN or inf), and {where}"
+    index = f"entry [{', '.join(map(str, entry))}] of " if entry else ""
+    name = "" if flat or len(names) == 1 else f" with respect to {names[which % len(names)]}"
+    return f"{index}the derivative{name} is {part[entry]}"

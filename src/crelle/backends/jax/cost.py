@@ -12,17 +12,18 @@ from crelle.tangent.cost import PassCost
 
 #: Operations that only relabel data: XLA fuses them into their consumer.
 _FREE = frozenset(
-    "reshape squeeze broadcast_in_dim transpose convert_element_type copy stop_gradient slice rev "
-    "expand_dims copy_p split unstack optimization_barrier iota pvary".split()
-)
+    ("reshape", "squeeze", "broadcast_in_dim", "transpose", "convert_element_type", "copy", "stop_gradient", "slice",
+     "rev", "expand_dims", "copy_p", "split", "unstack", "optimization_barrier", "iota", "pvary")
+)  # fmt: skip
 _TRANSCENDENTAL = frozenset(
-    "sin cos tan asin acos atan atan2 sinh cosh tanh exp exp2 expm1 log log1p log2 logistic pow erf erfc erf_inv lgamma "
-    "digamma igamma igammac sqrt rsqrt cbrt".split()
-)
+    ("sin", "cos", "tan", "asin", "acos", "atan", "atan2", "sinh", "cosh", "tanh", "exp", "exp2", "expm1", "log",
+     "log1p", "log2", "logistic", "pow", "erf", "erfc", "erf_inv", "lgamma", "digamma", "igamma", "igammac", "sqrt",
+     "rsqrt", "cbrt")
+)  # fmt: skip
 _TRANSCENDENTAL_FLOPS = 10
 _MATMUL = frozenset(("dot_general", "conv_general_dilated"))
 #: Lane-wise dense factorisations and solves: flops per lane of length k are about k^3 / 3, or k^2 per right-hand side.
-_CUBIC = frozenset("cholesky lu qr geqrf householder_product eigh eig svd schur".split())
+_CUBIC = frozenset(("cholesky", "lu", "qr", "geqrf", "householder_product", "eigh", "eig", "svd", "schur"))
 
 
 def _nbytes(v: Any) -> int:
@@ -31,8 +32,12 @@ def _nbytes(v: Any) -> int:
     return math.prod(shape) * getattr(getattr(aval, "dtype", None), "itemsize", 1)
 
 
+def _shape(v: Any) -> tuple[int, ...]:
+    return getattr(v.aval, "shape", ())
+
+
 def _size(v: Any) -> int:
-    return math.prod(getattr(v.aval, "shape", ()))
+    return math.prod(_shape(v))
 
 
 def sub_jaxprs(eqn: Any) -> list[tuple[jex.Jaxpr, float]]:
@@ -69,13 +74,13 @@ def _work(jaxpr: jex.Jaxpr) -> tuple[float, float, float]:
         moved += sum(_nbytes(v) for v in eqn.outvars) + sum(_nbytes(v) for v in eqn.invars)
         if name == "dot_general":
             (contract, _), _ = eqn.params["dimension_numbers"]
-            matmul += 2.0 * out * math.prod(eqn.invars[0].aval.shape[i] for i in contract)
+            matmul += 2.0 * out * math.prod(_shape(eqn.invars[0])[i] for i in contract)
         elif name == "conv_general_dilated":
-            kernel = eqn.invars[1].aval.shape
+            kernel = _shape(eqn.invars[1])
             features = kernel[eqn.params["dimension_numbers"].rhs_spec[0]]
             matmul += 2.0 * out * math.prod(kernel) / max(features, 1)
         elif name in _CUBIC or name == "triangular_solve":
-            lane = eqn.invars[0].aval.shape[-1] if eqn.invars[0].aval.shape else 1
+            lane = _shape(eqn.invars[0])[-1] if _shape(eqn.invars[0]) else 1
             matmul += float(out) * lane
         else:
             flops += out * (_TRANSCENDENTAL_FLOPS if name in _TRANSCENDENTAL else 1)
@@ -86,8 +91,10 @@ def _operations(jaxpr: jex.Jaxpr) -> int:
     count = 0
     for eqn in jaxpr.eqns:
         inner = sub_jaxprs(eqn)
-        # a loop is launched once; its steps run inside
-        count += sum(_operations(sub) * int(times) for sub, times in inner) if inner else eqn.primitive.name not in _FREE
+        if inner:
+            count += sum(_operations(sub) * int(times) for sub, times in inner)
+        else:
+            count += eqn.primitive.name not in _FREE
     return count
 
 

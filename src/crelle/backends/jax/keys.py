@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import types
 from collections.abc import Hashable
+from dataclasses import dataclass
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.extend import core as jex
 
-#: Parameters that hold a derivative rule as a Python callable, by primitive. A rule matters when the jaxpr is differentiated.
+#: Parameters that hold a derivative rule as a Python callable, by primitive.
 _RULES = {
     "custom_jvp_call": ("jvp_jaxpr_fun",),
     "custom_vjp_call": ("fwd_jaxpr_thunk", "bwd", "out_trees"),
@@ -27,10 +31,31 @@ _PLUMBING = (
     "jax._src.core",
     "jax._src.util",
 )
+#: Where the layers of a rule keep what is inside them.
+_INSIDE = ("f", "f_transformed", "func", "fun", "jvp", "fwd", "bwd", "transforms", "args", "keywords", "__wrapped__")
+#: Modules whose objects carry no code of the user's but in the places above.
+_KNOWN = ("builtins", "jax.", "jaxlib.", "functools", "numpy", "types", "weakref", "collections")
+_PLAIN = (
+    str, bytes, int, float, complex, type(None), type, types.ModuleType, jax.Array, np.ndarray, np.generic, np.dtype,
+)  # fmt: skip
+#: Constants of inner jaxprs up to this many bytes are compared by content: library functions make them anew each time.
+_SMALL_BYTES = 1 << 12
 
 
-class UnkeyableError(Exception):
-    """The jaxpr holds a derivative rule that is not JAX's own, so equality cannot be decided from its structure."""
+@dataclass(frozen=True, slots=True)
+class Key:
+    """The key of a jaxpr.
+
+    Attributes:
+        structure: everything but the values of floating-point literals at the top level.
+        literals: these values.
+        opaque: the name of a derivative rule that is not JAX's own; such a rule is Python code whose meaning the key
+            does not hold. Empty if there is none.
+    """
+
+    structure: Hashable
+    literals: Hashable
+    opaque: str = ""
 
 
 class _Identity:
@@ -48,94 +73,159 @@ class _Identity:
         return id(self.thing)
 
 
-def jaxpr_key(closed: jex.ClosedJaxpr) -> Hashable:
-    """The key of a closed jaxpr. Raises :class:`UnkeyableError` where a user's derivative rule is inside."""
-    consts = tuple(_aval_key(v.aval) for v in closed.jaxpr.constvars)
-    return consts, _body_key(closed.jaxpr)
+def jaxpr_key(closed: jex.ClosedJaxpr) -> Key:
+    """The key of a closed jaxpr."""
+    walk = _Walk()
+    consts = tuple([_aval_key(v.aval) for v in closed.jaxpr.constvars])
+    body = walk.body(closed.jaxpr, top=True)
+    return Key((consts, body), tuple(walk.literals), min(walk.opaque, default=""))
+
+
+def lift_literals(jaxpr: jex.Jaxpr) -> jex.Jaxpr:
+    """The same jaxpr with its floating-point literals as further constants, in the order of :func:`literals`."""
+    lifted: list[jex.Var] = []
+
+    def atom(v: Any) -> Any:
+        if not _is_number(v):
+            return v
+        lifted.append(jex.Var(v.aval))
+        return lifted[-1]
+
+    eqns = [eqn.replace(invars=[atom(v) for v in eqn.invars]) for eqn in jaxpr.eqns]
+    outvars = [atom(v) for v in jaxpr.outvars]
+    return jaxpr.replace(  # type: ignore[no-any-return]
+        constvars=[*jaxpr.constvars, *lifted], eqns=eqns, outvars=outvars
+    )
+
+
+def literals(jaxpr: jex.Jaxpr) -> list[Any]:
+    """The floating-point literals at the top level, in the order of their use; Python numbers where weakly typed."""
+    atoms = [v for eqn in jaxpr.eqns for v in eqn.invars] + list(jaxpr.outvars)
+    return [_number(v) for v in atoms if _is_number(v)]
+
+
+def _is_number(v: Any) -> bool:
+    return isinstance(v, jex.Literal) and jnp.issubdtype(getattr(v.aval, "dtype", bool), jnp.inexact)
+
+
+def _number(v: Any) -> Any:
+    value = np.asarray(v.val)
+    weak_default = v.aval.weak_type and jnp.result_type(value.item()) == v.aval.dtype
+    return value.item() if weak_default else value.astype(v.aval.dtype)
+
+
+def _content(value: Any) -> Hashable:
+    """A literal by content, so that -0.0, 0.0 and nan differ from each other and equal themselves."""
+    if hasattr(value, "tobytes"):
+        return type(value).__name__, value.tobytes()
+    return type(value).__name__, float(value).hex() if isinstance(value, float) else value
 
 
 def _aval_key(aval: Any) -> Hashable:
-    return getattr(aval, "shape", None), str(getattr(aval, "dtype", aval)), getattr(aval, "weak_type", False)
+    return getattr(aval, "shape", None), getattr(aval, "dtype", aval), getattr(aval, "weak_type", False)
 
 
-def _body_key(jaxpr: jex.Jaxpr) -> Hashable:
-    number: dict[Any, int] = {}
-    for var in (*jaxpr.constvars, *jaxpr.invars):
-        number[var] = len(number)
+class _Walk:
+    """One pass over a jaxpr and the jaxprs inside it."""
 
-    def atom(v: Any) -> Hashable:
-        if isinstance(v, jex.Literal):
-            value = v.val
-            if hasattr(value, "tobytes"):  # arrays and NumPy scalars: by content, so that -0.0, 0.0 and nan differ
-                value = (type(value).__name__, value.tobytes())
-            elif isinstance(value, float):
-                value = value.hex()
-            return "literal", type(v.val).__name__, value, _aval_key(v.aval)
-        return number[v]
+    def __init__(self) -> None:
+        self.literals: list[Hashable] = []
+        self.opaque: set[str] = set()
 
-    keys: list[Hashable] = [tuple(_aval_key(v.aval) for v in jaxpr.invars)]
-    for eqn in jaxpr.eqns:
-        ins = tuple([atom(v) for v in eqn.invars])
-        for var in eqn.outvars:
+    def body(self, jaxpr: jex.Jaxpr, top: bool = False) -> Hashable:
+        number: dict[Any, int] = {}
+        for var in (*jaxpr.constvars, *jaxpr.invars):
             number[var] = len(number)
-        rules = _RULES.get(eqn.primitive.name, ())
-        params = tuple(
-            [(k, _rule_key(v) if k in rules else _param_key(v)) for k, v in sorted(eqn.params.items())]
-            if eqn.params
-            else ()
-        )
-        keys.append((eqn.primitive.name, ins, params))
-    keys.append(tuple([atom(v) for v in jaxpr.outvars]))
-    return tuple(keys)
 
+        def atom(v: Any) -> Hashable:
+            if not isinstance(v, jex.Literal):
+                return number[v]
+            if top and _is_number(v):
+                self.literals.append(_content(v.val))
+                return "number", _aval_key(v.aval)
+            return "literal", _content(v.val), _aval_key(v.aval)
 
-def _param_key(value: Any) -> Hashable:
-    if isinstance(value, jex.ClosedJaxpr):
-        return _body_key(value.jaxpr), tuple(_Identity(c) for c in value.consts)
-    if isinstance(value, jex.Jaxpr):
-        return _body_key(value)
-    if isinstance(value, (tuple, list)):
-        return type(value).__name__, tuple([_param_key(v) for v in value])
-    if isinstance(value, dict):
-        return "dict", tuple((k, _param_key(v)) for k, v in value.items())
-    if value is None or isinstance(value, (bool, int, str)):
+        keys: list[Hashable] = [tuple([_aval_key(v.aval) for v in jaxpr.invars])]
+        for eqn in jaxpr.eqns:
+            ins = tuple([atom(v) for v in eqn.invars])
+            for var in eqn.outvars:
+                number[var] = len(number)
+            name = eqn.primitive.name
+            rules = _RULES.get(name, ())
+            params = [
+                (k, self.rule(v) if k in rules else self.param(v))
+                for k, v in (sorted(eqn.params.items()) if len(eqn.params) > 1 else eqn.params.items())
+            ]
+            keys.append((name, ins, tuple(params)))
+        keys.append(tuple([atom(v) for v in jaxpr.outvars]))
+        return tuple(keys)
+
+    def param(self, value: Any) -> Hashable:
+        if value is None or isinstance(value, (bool, int, str)):
+            return type(value).__name__, value
+        if isinstance(value, (tuple, list)):
+            return type(value).__name__, tuple([self.param(v) for v in value])
+        if isinstance(value, jex.ClosedJaxpr):
+            return self.body(value.jaxpr), tuple([_constant(c) for c in value.consts])
+        if isinstance(value, jex.Jaxpr):
+            return self.body(value)
+        if isinstance(value, dict):
+            return "dict", tuple([(k, self.param(v)) for k, v in value.items()])
+        if hasattr(value, "tobytes") and hasattr(value, "dtype") and not hasattr(value, "aval"):
+            return str(value.dtype), value.shape, value.tobytes()
+        try:
+            hash(value)
+        except TypeError:
+            return _Identity(value)
         return type(value).__name__, value
-    if hasattr(value, "tobytes") and hasattr(value, "dtype") and not hasattr(value, "aval"):
-        return str(value.dtype), value.shape, value.tobytes()
-    try:
-        hash(value)
-    except TypeError:
+
+    def rule(self, rule: Any) -> Hashable:
+        """JAX's own rules by name; anybody else's makes the key opaque."""
+        names = {name for name in _names(rule) if not name.startswith(_PLUMBING)}
+        self.opaque.update(name for name in names if not name.startswith("jax."))
+        return "rule", tuple(sorted(names))
+
+
+def _constant(value: Any) -> Hashable:
+    """A constant of an inner jaxpr, which is compiled in: small ones by content, others by identity."""
+    if isinstance(value, jax.core.Tracer) or getattr(value, "nbytes", _SMALL_BYTES + 1) > _SMALL_BYTES:
         return _Identity(value)
-    return type(value).__name__, value
+    if isinstance(value, jax.Array) and not (value.is_fully_addressable and jnp.issubdtype(value.dtype, jnp.number)):
+        return _Identity(value)
+    array = np.asarray(value)
+    return "constant", array.dtype.str, array.shape, array.tobytes()
 
 
-def _rule_key(rule: Any) -> Hashable:
-    owners = {f"{f.__module__}.{f.__qualname__}" for f in _functions(rule, depth=6)}
-    owners = {name for name in owners if not name.startswith(_PLUMBING)}
-    if any(not name.startswith("jax.") for name in owners):
-        raise UnkeyableError(min(name for name in owners if not name.startswith("jax.")))
-    return "rule", tuple(sorted(owners))
+def _names(rule: Any) -> set[str]:
+    """Every Python function and foreign object reachable from a rule through wrappers, closures and partials."""
+    names: set[str] = set()
+    seen: dict[int, Any] = {}
+    stack = [rule]
+    while stack:
+        thing = stack.pop()
+        if id(thing) in seen or isinstance(thing, _PLAIN):
+            continue
+        seen[id(thing)] = thing
+        if isinstance(thing, types.FunctionType):
+            names.add(f"{thing.__module__}.{thing.__qualname__}")
+            stack += [cell.cell_contents for cell in thing.__closure__ or () if _filled(cell)]
+        elif isinstance(thing, types.MethodType):
+            stack += [thing.__func__, thing.__self__]
+        elif isinstance(thing, (tuple, list)):
+            stack += thing
+        elif isinstance(thing, dict):
+            stack += thing.values()
+        else:
+            kind = type(thing)
+            if not kind.__module__.startswith(_KNOWN):
+                names.add(f"{kind.__module__}.{kind.__qualname__}")
+            stack += [getattr(thing, name, None) for name in _INSIDE]
+    return names
 
 
-def _functions(thing: Any, depth: int) -> list[types.FunctionType]:
-    """Every Python function reachable from a rule through wrappers, closures and partials."""
-    if depth < 0:
-        return []
-    found: list[types.FunctionType] = []
-    below: list[Any] = []
-    if isinstance(thing, types.FunctionType):
-        found.append(thing)
-        for cell in thing.__closure__ or ():
-            try:
-                below.append(cell.cell_contents)
-            except ValueError:  # an empty cell
-                continue
-    elif isinstance(thing, types.MethodType):
-        below += [thing.__func__, thing.__self__]
-    elif isinstance(thing, (tuple, list)):
-        below += thing
-    elif not isinstance(thing, (str, bytes, int, float, type(None), type)):
-        below += [getattr(thing, name, None) for name in ("f", "f_transformed", "func", "fun", "jvp", "fwd", "bwd", "transforms", "args")]
-    for item in below:
-        found += _functions(item, depth - 1)
-    return found
+def _filled(cell: Any) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018
+    except ValueError:
+        return False
+    return True

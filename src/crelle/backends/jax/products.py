@@ -63,7 +63,7 @@ def hvp(f: Function, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tup
 
 def checked(pull: Function, check: Function) -> Function:
     """A ``Partial``, as a pytree: like the result of ``jax.vjp``, it may leave a jitted function."""
-    return Partial(_Checked(check), pull)  # type: ignore[no-untyped-call]
+    return Partial(_Checked(check), pull)
 
 
 @dataclass(frozen=True, slots=True)

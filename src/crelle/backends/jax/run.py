@@ -13,8 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.extend import core as jex
+from jax.extend.core.primitives import convert_element_type_p
 
 from crelle._arrays import ArrayType, total_size
+from crelle._request import Request
+from crelle.backends._protocol import Method
 
 Leaves = list[Any]
 Flat = Callable[..., tuple[Leaves, Leaves]]
@@ -165,13 +168,11 @@ def push_seeds(
     axis = -1 if side == "cols" else 0
     count = ids.shape[0]
     steady = _kept_apart(linear, seeded, min(chunk or count, count))
-    mapped = jax.vmap(lambda leaves: steady(*leaves), out_axes=axis)
+    mapped: Callable[[Leaves], Leaves] = jax.vmap(lambda leaves: steady(*leaves), out_axes=axis)
     return in_batches(lambda some: mapped(unit_seeds(some, seeded)), ids, chunk, axis)
 
 
-def per_leaf(
-    linear: Linear, seeded: Sequence[ArrayType], side: str, chunk: int
-) -> list[Leaves]:
+def per_leaf(linear: Linear, seeded: Sequence[ArrayType], side: str, chunk: int) -> list[Leaves]:
     """As :func:`push_seeds`, one seeded leaf at a time, so that no large result is cut up and copied."""
     results = []
     for j, t in enumerate(seeded):
@@ -187,56 +188,92 @@ def answer(
     g: Flat,
     active: Leaves,
     inputs: Sequence[ArrayType],
-    outputs: Sequence[ArrayType],
-    method: Any,
-    *,
-    flat: bool,
-    hessian: bool,
-    holomorphic: bool,
+    planned: Sequence[ArrayType],
+    method: Method,
+    request: Request,
+    by_output: bool,
 ) -> tuple[Any, Leaves, Leaves]:
-    """(blocks or flat matrix, value, aux) by one method."""
-    outer = inputs if hessian else outputs
-    blocks = Blocks(outer, inputs)
-    m, n = total_size(tuple(outer)), total_size(tuple(inputs))
-    if not m or not n:
+    """(blocks or flat matrix, value, aux) by one method.
+
+    Args:
+        planned: the types of the outputs when the plan was made.
+        by_output: entries have the dtype of the output, as with ``jax.jacfwd``; else of the input, as with ``jacrev``.
+    """
+    hessian, flat = request.kind == "hessian", request.flat
+    linear: Linear | None = None
+    if method.mode == "forward-over-forward" or not total_size(tuple(inputs)):
         values, aux = g(*active)
-        empty = [[jnp.zeros(o.shape + i.shape, jnp.result_type(o.dtype, i.dtype)) for i in inputs] for o in outer]
-        kind = jnp.result_type(*[t.dtype for t in (*outer, *inputs)])
-        return (method.selected.apply(jnp.zeros((m, n), kind), "rows", m) if flat else empty), values, aux
-    if method.mode == "forward-over-forward":
-        return _symmetric(g, active, inputs, method, flat, blocks)
-    if hessian:
-        values, aux, linear = linearise_gradient(g, active, method.mode, holomorphic)
-        side, seeded = "rows", inputs  # a row is a column: seeds first needs no transposition
+    elif hessian:
+        values, aux, linear = linearise_gradient(g, active, method.mode, request.holomorphic)
     else:
         values, aux, linear = linearise(g, active, method.mode)
-        side, seeded = ("cols", inputs) if method.mode == "forward" else ("rows", outputs)
+    outputs = tuple(ArrayType(str(v.dtype), tuple(v.shape)) for v in values)
+    outer, outer_leaves = (tuple(inputs), active) if hessian else (outputs, values)
+    m, n = total_size(outer), total_size(tuple(inputs))
+    kinds = Kinds(outer_leaves, active, hessian or by_output)
+    selected = method.selected
+    if outputs != tuple(planned):  # f is run anew each time, and may return something else by now
+        selected = request.selection.resolve(m, n)
+    blocks = Blocks(outer, inputs)
+    if not (m and n):
+        empty = [[jnp.zeros(o.shape + i.shape) for i in inputs] for o in outer]
+        answer = selected.apply(kinds.matrix(jnp.zeros((m, n))), "rows", m) if flat else kinds.blocks(empty)
+        return answer, values, aux
+    if linear is None:
+        matrix = _triangle(g, active, inputs, method.chunk)
+        if flat:
+            return selected.apply(kinds.matrix(matrix), "rows", n), values, aux
+        return kinds.blocks(blocks.split(_columns(matrix, inputs), "rows")), values, aux
+    # for a symmetric matrix a row is a column: seeds first needs no transposition
+    side, seeded = ("rows", inputs) if hessian else ("cols", inputs) if method.mode == "forward" else ("rows", outputs)
     if not flat and method.chunk is not None and len(seeded) > 1:
         pieces = per_leaf(linear, seeded, side, method.chunk)
-        one = [
-            Blocks([s], inputs) if side == "rows" else Blocks(outer, [s]) for s in seeded
-        ]
-        grids = [b.split(piece, side) for b, piece in zip(one, pieces, strict=True)]
-        if side == "rows":
-            return [grid[0] for grid in grids], values, aux
-        return [[grid[i][0] for grid in grids] for i in range(len(outer))], values, aux
+        parts = [Blocks([s], inputs) if side == "rows" else Blocks(outer, [s]) for s in seeded]
+        grids = [b.split(piece, side) for b, piece in zip(parts, pieces, strict=True)]
+        grid = [g[0] for g in grids] if side == "rows" else [[g[i][0] for g in grids] for i in range(len(outer))]
+        return kinds.blocks(grid), values, aux
     count = total_size(tuple(seeded))
-    wanted = method.selected.seeds(method.side, count) if flat else None
+    wanted = selected.seeds(method.side, count) if flat else None
     leaves = push_seeds(linear, seeded, _index(wanted, count), side, method.chunk)
     if not flat:
-        return blocks.split(leaves, side), values, aux
+        return kinds.blocks(blocks.split(leaves, side)), values, aux
     matrix = blocks.matrix(leaves, side)
     if hessian and method.side == "cols":
         matrix = matrix.T
-    return method.selected.apply(matrix, method.side, count), values, aux
+    return selected.apply(kinds.matrix(matrix), method.side, count), values, aux
 
 
-def _symmetric(
-    g: Flat, active: Leaves, inputs: Sequence[ArrayType], method: Any, flat: bool, blocks: Blocks
-) -> tuple[Any, Leaves, Leaves]:
-    """The lower triangle, entry by entry, mirrored."""
+class Kinds:
+    """The dtype and weak type that JAX's own transforms give to each block."""
+
+    def __init__(self, outer: Leaves, inner: Leaves, by_outer: bool) -> None:
+        self.outer, self.inner, self.by_outer = [*map(jax.typeof, outer)], [*map(jax.typeof, inner)], by_outer
+
+    def blocks(self, grid: list[Leaves]) -> list[Leaves]:
+        """Every block as it should be."""
+        return [
+            [_cast(block, o if self.by_outer else i) for block, i in zip(row, self.inner, strict=True)]
+            for row, o in zip(grid, self.outer, strict=True)
+        ]
+
+    def matrix(self, matrix: Any) -> Any:
+        """The flat matrix in the dtype that holds all blocks."""
+        dtype = jnp.result_type(*(self.outer if self.by_outer else self.inner))
+        return _cast(matrix, jax.ShapeDtypeStruct((), dtype))
+
+
+def _cast(array: Any, like: Any) -> Any:
+    weak = bool(getattr(like, "weak_type", False))
+    if array.dtype == like.dtype and jax.typeof(array).weak_type == weak:
+        return array
+    if jnp.iscomplexobj(array) and not jnp.issubdtype(like.dtype, jnp.complexfloating):
+        array = array.real
+    return convert_element_type_p.bind(array, new_dtype=like.dtype, weak_type=weak, sharding=None)
+
+
+def _triangle(g: Flat, active: Leaves, inputs: Sequence[ArrayType], chunk: int | None) -> Any:
+    """The Hessian from its lower triangle, entry by entry, mirrored."""
     n = total_size(tuple(inputs))
-    values, aux = g(*active)
     product = second_forward(g, active)
     i, j = np.tril_indices(n)
     pairs = np.arange(len(i), dtype=np.int32)
@@ -245,12 +282,13 @@ def _symmetric(
     def apply(some: Any) -> Leaves:
         return [jax.vmap(product)(unit_seeds(rows[some], inputs), unit_seeds(cols[some], inputs))]
 
-    (triangle,) = in_batches(apply, pairs, method.chunk, 0)
+    (triangle,) = in_batches(apply, pairs, chunk, 0)
     place = np.zeros((n, n), np.int32)
     place[i, j] = place[j, i] = pairs
-    matrix = triangle[place]
-    if flat:
-        return method.selected.apply(matrix, "rows" if method.side == "rows" else "cols", n), values, aux
+    return triangle[place]
+
+
+def _columns(matrix: Any, inputs: Sequence[ArrayType]) -> Leaves:
     cut = np.cumsum([t.size for t in inputs])[:-1]
-    leaves = jnp.split(matrix, cut, 1) if len(inputs) > 1 else [matrix]
-    return blocks.split([leaf.reshape(n, *t.shape) for leaf, t in zip(leaves, inputs, strict=True)], "rows"), values, aux
+    parts = jnp.split(matrix, cut, 1) if len(inputs) > 1 else [matrix]
+    return [part.reshape(-1, *t.shape) for part, t in zip(parts, inputs, strict=True)]

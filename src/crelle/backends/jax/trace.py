@@ -11,10 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core as jex
 
-from crelle._arrays import ArrayType, types_text
-from crelle._errors import CrelleShapeError, CrelleTypeError, describe
+from crelle._arrays import ArrayType, total_size, types_text
+from crelle._errors import CrelleShapeError, CrelleTypeError, CrelleValueError, describe
 from crelle.backends._protocol import Call, CheckReport, Method, Runner
 from crelle.backends.jax import check, cost, keys, run
+from crelle.backends.jax.flat import FlatFunction, Layout, assemble
+from crelle.backends.jax.opaque import OpaquePrograms
 from crelle.tangent.cost import PassCost
 
 _UNITS = {
@@ -29,184 +31,114 @@ _UNITS = {
 _TRIANGLE_LIMIT = 64
 
 #: What f raises under tracing when it needs a value: it can then only be run, not traced.
-_NEEDS_VALUES = (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError)
-
-
-def is_dynamic(leaf: Any) -> bool:
-    """Whether a leaf becomes an input of the trace: JAX's arrays, tracers and shape structs."""
-    return isinstance(leaf, (jax.Array, jax.ShapeDtypeStruct))
+_NEEDS_VALUES = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+    jax.errors.NonConcreteBooleanIndexError,
+)
 
 
 @dataclass(slots=True)
-class Result:
-    """What one evaluation of f returned: trees, and which leaves of the aux tree are arrays."""
+class Traced:
+    """What was learnt of f in one call. Belongs to the call, and dies with it.
 
-    out_tree: Any
-    aux_tree: Any
-    aux_static: list[Any]
+    Attributes:
+        closed: the jaxpr of f, ``None`` if f needs values; then ``why`` names the error.
+        key: its key, ``None`` under transformations.
+        varies: f has been seen with the same structure and other numbers.
+        owner: the trace that was made from it.
+    """
 
-
-class FlatFunction:
-    """f of one call as a function of flat leaves: the active ones first, then the other arrays."""
-
-    def __init__(self, call: Call, like: FlatFunction | None = None) -> None:
-        self.call = call
-        self.leaves, self.tree = call.leaves, call.tree
-        self.result: Result | None = None
-        if like is not None:  # same signature: the same places
-            self.order, self.active, self.result = like.order, like.active, like.result
-            return
-        count = len(call.args)
-        wanted = [i % count for i in call.request.argnums_tuple]
-        sizes = [jax.tree.structure(arg).num_leaves for arg in call.args]
-        starts = np.cumsum([0, *sizes])
-        # argnums may name the arguments in any order: the active leaves follow it
-        active = [i for k in wanted for i in range(starts[k], starts[k + 1])]
-        taken = set(active)
-        passive = [i for i, leaf in enumerate(self.leaves) if i not in taken and is_dynamic(leaf)]
-        self.order, self.active = [*active, *passive], len(active)
-
-    @property
-    def dynamic(self) -> list[Any]:
-        """The arrays of the call, in the order that :meth:`__call__` takes them."""
-        return [self.leaves[i] for i in self.order]
-
-    def __call__(self, *dynamic: Any) -> tuple[list[Any], list[Any]]:
-        """Flat outputs and flat array leaves of aux."""
-        leaves = list(self.leaves)
-        for i, value in zip(self.order, dynamic, strict=True):
-            leaves[i] = value
-        args, kwargs = jax.tree.unflatten(self.tree, leaves)
-        output = self.call.f(*args, **kwargs)
-        aux: Any = None
-        if self.call.request.has_aux:
-            if not isinstance(output, tuple) or len(output) != 2:
-                raise CrelleTypeError(
-                    describe(
-                        f"{self.call.text}: has_aux=True, and f returned {type(output).__name__}, not (output, aux)",
-                        called=types_text(self.call.inputs, self.call.names),
-                        try_="return a pair from f, or leave has_aux= out",
-                    )
-                )
-            output, aux = output
-        outputs, out_tree = jax.tree.flatten(output)
-        _check_outputs(self.call, outputs)
-        aux_leaves, aux_tree = jax.tree.flatten(aux)
-        arrays = [leaf for leaf in aux_leaves if is_dynamic(leaf)]
-        self.result = Result(out_tree, aux_tree, [None if is_dynamic(leaf) else leaf for leaf in aux_leaves])
-        return [jnp.asarray(leaf) for leaf in outputs], arrays
-
-    def assemble(self, blocks: Any, values: list[Any], aux: list[Any]) -> Any:
-        """The user's answer from flat parts."""
-        assert self.result is not None
-        call, request = self.call, self.call.request
-        answer = blocks[0] if request.kind == "gradient" else blocks
-        if not request.flat:
-            outer = (
-                call.in_tree
-                if request.kind == "hessian"
-                else None
-                if request.kind == "gradient"
-                else self.result.out_tree
-            )
-            rows = [jax.tree.unflatten(call.in_tree, row) for row in blocks]
-            answer = rows[0] if outer is None else jax.tree.unflatten(outer, rows)
-        extra = []
-        if request.value:
-            extra.append(jax.tree.unflatten(self.result.out_tree, values))
-        if request.has_aux:
-            arrays = iter(aux)
-            filled = [next(arrays) if static is None else static for static in self.result.aux_static]
-            extra.append(jax.tree.unflatten(self.result.aux_tree, filled))
-        if request.value:
-            return (tuple(extra) if request.has_aux else extra[0]), answer
-        return (answer, extra[0]) if request.has_aux else answer
+    layout: Layout
+    closed: jex.ClosedJaxpr | None
+    key: keys.Key | None
+    why: str = ""
+    varies: bool = False
+    owner: JaxTrace | None = None
 
 
-def _check_outputs(call: Call, outputs: list[Any]) -> None:
-    called = types_text(call.inputs, call.names)
-    for leaf in outputs:
-        try:
-            kind = jnp.result_type(leaf)
-        except TypeError:
-            raise CrelleTypeError(
-                describe(
-                    f"{call.text}: f returned {leaf!r} of type {type(leaf).__name__}",
-                    called=called,
-                    expected="an array, or a tree of arrays",
-                    try_="has_aux=True if f returns (output, aux)",
-                )
-            ) from None
-        if not jnp.issubdtype(kind, jnp.inexact):
-            raise CrelleTypeError(
-                describe(
-                    f"{call.text}: f returned {ArrayType(str(kind), np.shape(leaf))}, which has no derivative",
-                    called=called,
-                    expected="floating-point outputs",
-                    try_="has_aux=True, with integer results in aux",
-                )
-            )
-    if not outputs:
-        raise CrelleTypeError(
-            describe(f"{call.text}: f returned nothing", called=called, expected="an array, or a tree of arrays",
-                     likely="a missing return statement")
-        )  # fmt: skip
-    if call.request.kind in ("hessian", "gradient") and (len(outputs) != 1 or np.shape(outputs[0]) != ()):
-        returned = ", ".join(str(ArrayType(str(jnp.result_type(o)), np.shape(o))) for o in outputs)
-        raise CrelleShapeError(
-            describe(
-                f"{call.text}: f must return a scalar, and returned {returned}",
-                called=called,
-                expected="one array of shape []",
-                likely="a missing sum or mean, or an axis of length 1",
-                try_="f(x).sum(), f(x)[0], or crelle.jacobian for a function with several outputs",
-            )
-        )
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """What f holds at one call besides its arrays.
+
+    Attributes:
+        layout: where the arrays of the call are, and what f returned.
+        consts: the values that f captured.
+        jaxpr: f itself, where a derivative rule in it may have changed.
+    """
+
+    layout: Layout
+    consts: list[Any]
+    jaxpr: jex.Jaxpr | None = None
+
+
+def traced(call: Call) -> Traced:
+    """f of this call, traced once however often it is asked for."""
+    if call.memo is None:
+        call.memo = _traced(call)
+    return call.memo  # type: ignore[no-any-return]
+
+
+def _traced(call: Call) -> Traced:
+    flat = FlatFunction(call)
+    dynamic = flat.dynamic
+    _verify_devices(call, dynamic)
+    try:
+        closed = jax.make_jaxpr(flat)(*dynamic)
+    except _NEEDS_VALUES as error:
+        if call.abstract:
+            raise
+        return Traced(flat.layout, None, None, type(error).__name__)
+    inside = _any_traced(closed.consts)
+    if inside:  # f captures values of a transformation that is under way
+        call.abstract = True
+    inside = inside or (call.abstract and _any_traced(dynamic))
+    return Traced(flat.layout, closed, None if inside else keys.jaxpr_key(closed))
 
 
 class JaxTrace:
-    """A function traced to a jaxpr (``key`` set), or run anew at each call (``key`` is None)."""
+    """A function traced to a jaxpr, or run anew at each call (``eager`` says why). Holds no array of the call."""
 
     def __init__(self, call: Call, eager: str = "") -> None:
         self.request, self.inputs, self.names, self.text = call.request, call.inputs, call.names, call.text
         self.notes: list[str] = []
         self.unavailable: dict[str, str] = {}
         self.units, self.loop_modes = _UNITS, ()
-        self.key: Hashable = None
-        self._closed: jex.ClosedJaxpr | None = None
-        flat = FlatFunction(call)
-        if not eager:
-            try:
-                self._closed, self.key = self._trace(flat)
-            except _NEEDS_VALUES as error:
-                if call.abstract:
-                    raise
-                eager = f"f needs values of its arguments in Python ({type(error).__name__})"
-            except keys.UnkeyableError as error:
-                if call.abstract:  # it is used once, where it was traced: it need not be recognised
-                    self._closed = jax.make_jaxpr(flat)(*flat.dynamic)
-                else:
-                    eager = f"the derivative rule of {error} is Python code that may change"
-        # the arrays of this call are needed until it is answered, and must not be kept alive after that
-        self._first: FlatFunction | None = flat
+        self._jaxpr: jex.Jaxpr | None = None
+        found = Traced(FlatFunction(call).layout, None, None) if eager else traced(call)
+        call.memo, found.owner = found, self
+        if not eager and found.closed is None:
+            eager = f"f needs values of its arguments in Python ({found.why})"
+            self.notes.append("where, cond or while_loop of JAX in place of Python's if and while let it be compiled")
         self.eager = eager
-        if eager:
-            self.notes.append(f"not kept compiled: {eager}; jax.jit freezes it, or a called plan")
-            values, _ = flat(*flat.dynamic)
-            self.outputs = tuple(_type_of(v) for v in values)
+        self.lifted = found.varies
+        if found.closed is None:
+            self.notes.insert(0, f"run anew at each call, not compiled: {eager}")
+            flat = FlatFunction(call, found.layout)
+            self.outputs = tuple(type_of(v) for v in flat(*flat.dynamic)[0])
         else:
-            assert self._closed is not None and flat.result is not None
-            count = flat.result.out_tree.num_leaves
-            self.outputs = tuple(_type_of(v) for v in self._closed.out_avals[:count])
-        self._active = flat.active
+            assert found.layout.result is not None
+            self._jaxpr = keys.lift_literals(found.closed.jaxpr) if self.lifted else found.closed.jaxpr
+            count = found.layout.result.out_tree.num_leaves
+            self.outputs = tuple(type_of(v) for v in found.closed.out_avals[:count])
+        self._key = self._recognise(found)
+        self._opaque: OpaquePrograms | None = None
+        if found.key is not None and found.key.opaque:
+            self._opaque = OpaquePrograms()
+            rule = found.key.opaque
+            self.notes.append(f"traced anew at each call: {rule}, a derivative rule, is code that may change")
+        self._active = found.layout.active
         self._jitted: dict[Any, Any] = {}
         self._verify_complex()
-        self.costs: Mapping[str, PassCost] = self._costs(flat)
+        self.costs: Mapping[str, PassCost] = self._costs(call, found)
 
-    @staticmethod
-    def _trace(flat: FlatFunction) -> tuple[jex.ClosedJaxpr, Hashable]:
-        closed = jax.make_jaxpr(flat)(*flat.dynamic)
-        return closed, keys.jaxpr_key(closed)
+    def _recognise(self, found: Traced) -> Hashable:
+        """Equal for calls that this trace describes."""
+        if found.key is None or found.layout.result is None:
+            return None
+        numbers = None if self.lifted else found.key.literals
+        return found.key.structure, numbers, found.layout.result.out_tree.num_leaves
 
     def _verify_complex(self) -> None:
         """Say which modes mean what for complex arrays; refuse what has no meaning."""
@@ -214,7 +146,7 @@ class JaxTrace:
         types = f"{types_text(self.inputs, self.names)} -> {types_text(self.outputs)}"
         complex_in = any(t.is_complex for t in self.inputs)
         complex_out = any(t.is_complex for t in self.outputs)
-        if request.holomorphic and not (complex_in and complex_out):
+        if request.holomorphic and not all(t.is_complex for t in (*self.inputs, *self.outputs)):
             raise CrelleTypeError(
                 describe(
                     f"{self.text}: holomorphic=True needs complex inputs and outputs",
@@ -230,6 +162,14 @@ class JaxTrace:
                     try_="holomorphic=True if it is; otherwise differentiate real and imaginary parts as real arrays",
                 )
             )
+        if complex_out and not complex_in and request.kind != "jacobian":
+            raise CrelleTypeError(
+                describe(
+                    f"{self.text}: f must return a real number, and returned {types_text(self.outputs)}",
+                    called=types,
+                    try_="the real or imaginary part of the output, or crelle.jacobian",
+                )
+            )
         if complex_in and not request.holomorphic:
             self.unavailable["forward"] = "the input is complex and the output real: only a gradient (a VJP) is defined"
         if complex_out and not complex_in:
@@ -238,31 +178,41 @@ class JaxTrace:
     def _modes(self) -> list[str]:
         if self.request.kind == "hessian":
             modes = ["forward-over-reverse", "reverse-over-reverse", "reverse-over-forward"]
-            n = sum(t.size for t in self.inputs)
-            if n <= _TRIANGLE_LIMIT and not self.request.selection.partial:
+            if total_size(self.inputs) <= _TRIANGLE_LIMIT and not self.request.selection.partial:
                 modes.append("forward-over-forward")
         else:
             modes = ["forward", "reverse"]
         return [mode for mode in modes if mode not in self.unavailable]
 
-    def _costs(self, flat: FlatFunction) -> dict[str, PassCost]:
-        costs: dict[str, PassCost] = {}
-        primal = self._closed.jaxpr if self._closed is not None else None
-        for mode in self._modes():
-            found: list[jex.ClosedJaxpr] = []
+    def _costs(self, call: Call, found: Traced) -> dict[str, PassCost]:
+        """The price of a pass in every mode that can be used.
 
-            def probe(*values: Any, mode: str = mode, found: list[jex.ClosedJaxpr] = found) -> None:
-                found.append(self._linear_program(mode, *self._function(flat, values, None)))
+        Inside a transformation nobody reads the plan: a mode that was asked for, and for Hessians the one that nearly
+        always wins, is not compared with others. That halves the time that ``jax.jit`` needs to trace.
+        """
+        costs: dict[str, PassCost] = {}
+        modes = self._modes()
+        hurried = found.closed is not None and found.key is None
+        modes.sort(key=lambda mode: mode != self.request.mode)
+        flat = FlatFunction(call, found.layout)
+        consts, dynamic = self._consts(found), flat.dynamic
+        for mode in modes:
+            programs: list[jex.ClosedJaxpr] = []
+
+            def probe(consts: Any, dynamic: Any, mode: str = mode, programs: list[jex.ClosedJaxpr] = programs) -> None:
+                programs.append(self._linear_program(mode, *self._function(flat, dynamic, consts, self._jaxpr)))
 
             try:
                 if self.eager:
-                    probe(*flat.dynamic)
+                    probe(consts, dynamic)
                 else:  # types are enough
-                    jax.eval_shape(probe, *flat.dynamic)
+                    jax.eval_shape(probe, consts, dynamic)
             except Exception as error:  # a rule that is missing, or that only works in the other mode
                 self.unavailable[mode] = _reason(error)
                 continue
-            costs[mode] = cost.pass_cost(found[0], primal)
+            costs[mode] = cost.pass_cost(programs[0], self._jaxpr)
+            if hurried and (self.request.kind == "hessian" or mode == self.request.mode):
+                break
         if not costs:
             raise CrelleTypeError(
                 describe(
@@ -286,61 +236,75 @@ class JaxTrace:
             _, _, linear = run.linearise(g, active, mode)
         return run.linear_program(linear, self.outputs if mode == "reverse" else self.inputs)
 
-    def _function(self, flat: FlatFunction | None, dynamic: Any, consts: Any) -> tuple[run.Flat, list[Any]]:
+    def _function(
+        self, flat: FlatFunction | None, dynamic: Any, consts: Any, jaxpr: jex.Jaxpr | None
+    ) -> tuple[run.Flat, list[Any]]:
         """(function of the active leaves, their values) at some arrays and captured constants."""
         active, passive = list(dynamic[: self._active]), list(dynamic[self._active :])
-        if self._closed is None:
+        if jaxpr is None:
             assert flat is not None
             return (lambda *leaves: flat(*leaves, *passive)), active
-        closed = self._closed if consts is None else jex.ClosedJaxpr(self._closed.jaxpr, list(consts))
-        evaluate, outputs = jex.jaxpr_as_fun(closed), len(self.outputs)
+        evaluate, outputs = jex.jaxpr_as_fun(jex.ClosedJaxpr(jaxpr, list(consts))), len(self.outputs)
 
         def g(*leaves: Any) -> tuple[list[Any], list[Any]]:
-            results = evaluate(*leaves, *passive)
+            results = [jnp.asarray(r) for r in evaluate(*leaves, *passive)]  # a literal comes back as a number
             return list(results[:outputs]), list(results[outputs:])
 
         return g, active
 
-    def match(self, call: Call) -> Any | None:
-        """(flat function, constants) if f still has the traced jaxpr. Un-jitted calls trace f again: it is cheap."""
-        if self._first is not None and self._first.call is call:
-            flat, self._first = self._first, None
-            return flat, (self._closed.consts if self._closed is not None else ())
-        flat = FlatFunction(call)
+    def _consts(self, found: Traced) -> list[Any]:
+        """The values that go with the jaxpr of this trace: what f captured, and its numbers where they vary."""
+        if found.closed is None:
+            return []
+        return [*found.closed.consts, *(keys.literals(found.closed.jaxpr) if self.lifted else ())]
+
+    def match(self, call: Call) -> Captured | None:
+        """What f captured, if f still has the traced jaxpr. Un-jitted calls trace f again: it is cheap."""
         if self.eager:
-            return flat, ()
-        try:
-            closed, key = self._trace(flat)
-        except (*_NEEDS_VALUES, keys.UnkeyableError):
+            if call.memo is None:
+                call.memo = Traced(FlatFunction(call).layout, None, None)
+            return Captured(call.memo.layout, [])
+        found = traced(call)
+        if found.closed is None:
             return None
-        return (flat, closed.consts) if key == self.key else None
+        if found.owner is not self and (found.key is None or self._recognise(found) != self._key):
+            known = self._key[0] if isinstance(self._key, tuple) else None
+            found.varies |= found.key is not None and found.key.structure == known and self._opaque is None
+            return None
+        return Captured(found.layout, self._consts(found), found.closed.jaxpr if self._opaque is not None else None)
 
     def build(self, method: Method) -> Runner:
         """A runner: compiled once for concrete values, inlined under transformations."""
-
         compute, jitted = self._compute(method), self._compiled(method)
 
-        def runner(call: Call, captured: Any) -> Any:
-            flat, consts = captured
-            if flat.call is not call:  # a frozen plan, called with other arrays
-                flat = FlatFunction(call, like=flat)
-            dynamic = flat.dynamic
-            if self.eager or call.abstract or _any_traced(consts):
-                return flat.assemble(*compute(flat, consts, dynamic))
-            return flat.assemble(*jitted(consts, dynamic))
+        def runner(call: Call, captured: Captured) -> Any:
+            layout, consts = captured.layout, captured.consts
+            if call.memo is None and not self.eager:  # a plan that is called: f was not traced again
+                _verify_static(call, layout)
+            dynamic = [call.leaves[i] for i in layout.order]
+            if call.abstract or self.eager:
+                _verify_values(call, dynamic)
+                parts = compute(FlatFunction(call, layout), consts, dynamic, captured.jaxpr)
+            elif self._opaque is not None:
+                parts = self._opaque.run(method, compute, consts, dynamic, captured.jaxpr)
+            else:
+                parts = jitted(consts, dynamic)
+            return assemble(call, layout, *parts)
 
         return runner
 
     def _compute(self, method: Method) -> Callable[..., tuple[Any, Any, Any]]:
-        """A method as a function of (flat function, captured constants, arrays)."""
+        """A method as a function of (flat function, captured constants, arrays, jaxpr if it is not this trace's)."""
+        # as jacfwd where forward mode was asked for or nothing else is defined, as jacrev otherwise
+        by_output = self.request.mode == "forward" or "reverse" in self.unavailable
 
-        def compute(flat: FlatFunction | None, consts: Any, dynamic: Any) -> tuple[Any, Any, Any]:
-            g, active = self._function(flat, dynamic, consts)
-            blocks, values, aux = run.answer(
-                g, active, self.inputs, self.outputs, method,
-                flat=self.request.flat, hessian=self.request.kind == "hessian", holomorphic=self.request.holomorphic,
-            )  # fmt: skip
-            # a value that is returned is shared with the derivative, and XLA fuses worse: ask for it only where it is wanted
+        def compute(
+            flat: FlatFunction | None, consts: Any, dynamic: Any, jaxpr: jex.Jaxpr | None
+        ) -> tuple[Any, Any, Any]:
+            g, active = self._function(flat, dynamic, consts, jaxpr or self._jaxpr)
+            blocks, values, aux = run.answer(g, active, self.inputs, self.outputs, method, self.request, by_output)
+            # returned only where it is wanted: XLA fuses worse where a value is shared with the derivative
+            # (25 times slower, element-wise, n = 1000, CPU)
             return blocks, (values if self.request.value else []), aux
 
         return compute
@@ -350,44 +314,120 @@ class JaxTrace:
         key = (method.mode, method.chunk)
         if key not in self._jitted:
             compute = self._compute(method)
-            self._jitted[key] = jax.jit(lambda consts, dynamic: compute(None, consts, dynamic))
+            self._jitted[key] = jax.jit(lambda consts, dynamic: compute(None, consts, dynamic, None))
         return self._jitted[key]
 
-    def check(self, call: Call, captured: Any, answer: Any, method: Method) -> CheckReport:
+    def check(self, call: Call, captured: Captured, answer: Any, method: Method) -> CheckReport:
         """One random product against an unbatched product of the other direction."""
-        flat, consts = captured
-        if _any_traced(consts):
-            return CheckReport(0.0, 0.0, "nothing: f captures traced values")
-        if not self.eager:
-            again, key = self._trace(FlatFunction(call))
-            same = key == self.key and all(map(_same_values, consts, again.consts))
-            if not same:
-                return CheckReport(0.0, 0.0, "", deterministic=False)
-        return check.report(self, lambda dynamic: self._function(flat, dynamic, consts), flat, answer, method)
+        flat = FlatFunction(call, captured.layout)
+        if not self._deterministic(flat, captured):
+            return CheckReport(0.0, 0.0, "", deterministic=False)
+        jaxpr = captured.jaxpr or self._jaxpr
+        return check.report(
+            self, method, lambda consts, dynamic: self._function(flat, dynamic, consts, jaxpr), captured.consts,
+            flat.dynamic, answer,
+        )  # fmt: skip
 
-    def temporary_bytes(self, method: Method, call: Call, captured: Any) -> int | None:
+    def _deterministic(self, flat: FlatFunction, captured: Captured) -> bool:
+        """Whether f is the same function when it is looked at again."""
+        result = flat.layout.result
+        try:
+            if self.eager:
+                first, second = (flat(*flat.dynamic)[0] for _ in range(2))
+                return len(first) == len(second) and all(map(_same_values, first, second))
+            closed = jax.make_jaxpr(flat)(*flat.dynamic)
+            assert flat.layout.result is not None
+            again = Traced(flat.layout, closed, keys.jaxpr_key(closed))
+            return self._recognise(again) == self._key and all(map(_same_values, captured.consts, self._consts(again)))
+        finally:
+            flat.layout.result = result
+
+    def temporary_bytes(self, method: Method, call: Call, captured: Captured) -> int | None:
         """XLA's own count of temporary buffers."""
-        flat, consts = captured
-        if self.eager or call.abstract or _any_traced(consts):
+        if self.eager or call.abstract or self._opaque is not None:
             return None
-        analysis = self._compiled(method).lower(consts, flat.dynamic).compile().memory_analysis()
+        dynamic = [call.leaves[i] for i in captured.layout.order]
+        analysis = self._compiled(method).lower(captured.consts, dynamic).compile().memory_analysis()
         return None if analysis is None else int(analysis.temp_size_in_bytes)
 
 
-def _any_traced(consts: Any) -> bool:
-    return any(isinstance(c, jax.core.Tracer) for c in consts)
+def type_of(value: Any) -> ArrayType:
+    """The type of an array or an abstract value."""
+    return ArrayType(str(value.dtype), tuple(value.shape))
+
+
+def _any_traced(values: Any) -> bool:
+    return any(isinstance(v, jax.core.Tracer) for v in values)
 
 
 def _same_values(a: Any, b: Any) -> bool:
+    if a is b:
+        return True
+    if jnp.issubdtype(getattr(a, "dtype", np.float64), jax.dtypes.extended):
+        a, b = jax.random.key_data(a), jax.random.key_data(b)
     a, b = np.asarray(a), np.asarray(b)
     return a.shape == b.shape and bool(np.array_equal(a, b, equal_nan=a.dtype.kind in "fc"))
 
 
-def _type_of(value: Any) -> ArrayType:
-    return ArrayType(str(value.dtype), tuple(value.shape))
+def _verify_devices(call: Call, dynamic: list[Any]) -> None:
+    """Refuse arrays that were put on different devices; JAX moves the others by itself."""
+    if len(dynamic) < 2:
+        return
+    arrays = [v for v in dynamic if isinstance(v, jax.Array) and not isinstance(v, jax.core.Tracer)]
+    if len({frozenset(v.sharding.device_set) for v in arrays if v.committed}) > 1:
+        where = "\n".join(f"{type_of(v)} on {', '.join(sorted(map(str, v.devices())))}" for v in arrays)
+        raise CrelleValueError(
+            describe(
+                f"{call.text}: the arrays are on different devices",
+                called=where,
+                expected="one device, or one mesh of devices",
+                try_="move them with jax.device_put(x, device)",
+            )
+        )
+
+
+def _verify_values(call: Call, dynamic: list[Any]) -> None:
+    if any(isinstance(v, jax.ShapeDtypeStruct) for v in dynamic):
+        raise CrelleTypeError(
+            describe(
+                f"{call.text}: a shape has no values to compute with",
+                called=types_text(call.inputs, call.names),
+                try_=f"crelle.{call.request.kind}(f).plan(...) for the plan, jax.eval_shape for the answer's shape",
+            )
+        )
+
+
+def _verify_static(call: Call, layout: Layout) -> None:
+    """Refuse to run a frozen plan with other values of what it was traced with."""
+    for i, planned in layout.static:
+        now = call.leaves[i]
+        if not _equal(planned, now):
+            path = jax.tree_util.tree_flatten_with_path((call.args, call.kwargs))[0][i][0]
+            raise CrelleShapeError(
+                describe(
+                    f"{call.text}: this plan was made for another value of an argument that is no JAX array",
+                    called=f"argument {jax.tree_util.keystr(path[1:])}: planned {_shown(planned)}, got {_shown(now)}",
+                    likely="a plan that is called is frozen, and numbers, texts and NumPy arrays are part of it",
+                    try_="pass jnp.asarray(...), or make a plan for this value",
+                )
+            )
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if a is b:
+        return True
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, np.ndarray):
+        return a.dtype == b.dtype and _same_values(a, b)
+    return bool(a == b) or (isinstance(a, (float, np.floating)) and a != a and b != b)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{type(value).__name__} {text[:30]}..."
 
 
 def _reason(error: Exception) -> str:
     text = f"{type(error).__name__}: {error}".strip().split("\n")[0]
     return text if len(text) <= 100 else text[:97] + "..."
-
