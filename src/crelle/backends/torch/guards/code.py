@@ -35,7 +35,8 @@ _LIBRARY_PACKAGES = frozenset(
 )  # fmt: skip
 _IMPURE_FILES = (
     "random.py", "secrets.py", "uuid.py", "tempfile.py", "subprocess.py", "socket.py", "pathlib.py", "shutil.py",
-    "logging/__init__.py", "<frozen os>", "os.py",
+    "logging/__init__.py", "<frozen os>", "os.py", "threading.py", "concurrent/futures/thread.py",
+    "concurrent/futures/process.py", "multiprocessing/pool.py", "asyncio/runners.py",
 )  # fmt: skip
 _IMPURE_TORCH = ("torch/random.py", "torch/serialization.py")
 #: Module code that hands modules' attributes on: what it reads itself is guarded by hand.
@@ -149,6 +150,12 @@ _TORCH = os.path.dirname(os.path.dirname(torch.__file__)) + os.sep
 _CRELLE = os.path.dirname(sys.modules["crelle"].__file__ or "") + os.sep
 
 
+def _roots_of_libraries() -> list[str]:
+    """Where the libraries that are loaded lie, which need not be a folder for packages."""
+    files = [getattr(sys.modules.get(name), "__file__", None) for name in _LIBRARY_PACKAGES]
+    return [os.path.dirname(file) + os.sep for file in files if file and file.endswith("__init__.py")]
+
+
 @functools.lru_cache(maxsize=20_000)
 def file_kind(file: str) -> int:
     """Whose code a file holds. Names that no file has (``<stdin>``, a notebook's cell) are the user's."""
@@ -166,6 +173,8 @@ def file_kind(file: str) -> int:
         if inner in _IMPURE_TORCH:
             return IMPURE
         return LAYER if inner.startswith(_LAYERS) and inner not in _PLUMBING else LIBRARY
+    if any(file.startswith(root) for root in _roots_of_libraries()):
+        return LIBRARY
     for site in _SITES:
         _, found, rest = file.rpartition(site)
         if found:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import enum
+import threading
 import types
 import weakref
 from collections import namedtuple
@@ -42,6 +43,8 @@ def visit_class(walk: Walk, value: type, source: str, label: str, everything: bo
         return
     variable = walk.name(value, source, label)
     program.fail_if(f"{variable} is not {program.weak(value)}", label)
+    if class_kind(type(value)) == USER:
+        walk.visit(type(value), f"type({variable})", f"class of {value.__name__}")
     for i, base in enumerate(value.__mro__):
         if class_kind(base) != USER or (i and id(base) in walk.seen):
             continue
@@ -140,6 +143,12 @@ def is_inert(value: Any) -> bool:
 def visit_inert(walk: Walk, value: Any, source: str, label: str, everything: bool) -> None:
     """An object without state, or whose state does not matter."""
     walk.program.fail_if(f"{source} is not {walk.program.constant(value)}", label)
+
+
+@visits(type(threading.Lock()), type(threading.RLock()))
+def visit_lock(walk: Walk, value: Any, source: str, label: str, everything: bool) -> None:
+    """Whether it is taken does not change what f gives."""
+    visit_inert(walk, value, source, label, everything)
 
 
 def visit_impure(walk: Walk, value: Any, source: str, label: str, everything: bool) -> None:
