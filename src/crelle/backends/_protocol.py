@@ -30,6 +30,7 @@ class Call:
         leaves, tree: all leaves of ``(args, kwargs)``, and their tree.
         signature: equal for calls that may share a plan: trees, types of all arrays, values of everything else.
         abstract: no values are known (inside ``jit``, ``vmap``, ``grad``, or for shapes alone).
+        memo: what the backend learnt of f in this call, if it keeps something.
     """
 
     f: Callable[..., Any]
@@ -46,6 +47,7 @@ class Call:
     tree: Any
     signature: Hashable
     abstract: bool
+    memo: Any = None
 
     @property
     def text(self) -> str:
