@@ -1,4 +1,4 @@
-"""A derivative that f takes itself: what matters is its function and what was asked, not what it keeps between calls."""
+"""A derivative that f takes itself: its function and what was asked matter, not what it keeps between calls."""
 
 from __future__ import annotations
 
