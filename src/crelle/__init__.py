@@ -17,10 +17,12 @@ from crelle._plan import Candidate, Plan
 from crelle._prepare import clear_caches
 from crelle._products import hvp, jvp, vjp
 from crelle._transforms import Transform, gradient, hessian, jacobian
+from crelle._verify import CheckResult, check
 from crelle._version import __version__
 
 __all__ = [
     "Candidate",
+    "CheckResult",
     "CrelleCheckError",
     "CrelleError",
     "CrelleImportError",
@@ -33,6 +35,7 @@ __all__ = [
     "Plan",
     "Transform",
     "__version__",
+    "check",
     "clear_caches",
     "gradient",
     "hessian",
