@@ -1,0 +1,125 @@
+"""What Crelle must reach, as data, and what a run says about it. Timing is reported, never asserted."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Record = Mapping[str, Any]
+
+TORCH_FUNC = ("func.jacrev", "func.jacfwd", "func.hessian")
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One line of the table.
+
+    Attributes:
+        what: the claim.
+        groups: shell patterns for the groups of tasks that it covers.
+        limit: largest value that meets it, in ``unit``.
+        measure: from a record to its value; ``None`` where the record has no such value.
+    """
+
+    what: str
+    groups: tuple[str, ...]
+    limit: float
+    unit: str
+    measure: Callable[[Record], float | None]
+
+    def covers(self, record: Record) -> bool:
+        """Whether a record counts for this bar."""
+        return "failed" not in record and any(fnmatch.fnmatch(record["group"], pattern) for pattern in self.groups)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A bar with what was measured.
+
+    Attributes:
+        worst: the largest value, and ``where`` it was measured.
+        met: how many of ``count`` tasks meet the bar.
+    """
+
+    bar: Bar
+    worst: float | None
+    where: str
+    met: int
+    count: int
+
+    @property
+    def text(self) -> str:
+        """``met``, ``missed`` or ``not measured``."""
+        return "not measured" if not self.count else "met" if self.met == self.count else "missed"
+
+
+def best_ratio(record: Record) -> float | None:
+    """Median of our time over that of the best peer."""
+    ratios: Mapping[str, Any] = record.get("ratios", {})
+    return ratios[record["best_peer"]]["median"] if ratios else None
+
+
+def against(*names: str) -> Callable[[Record], float | None]:
+    """Median ratio to the best among the named peers: the largest of the ratios to them."""
+
+    def measure(record: Record) -> float | None:
+        found = [summary["median"] for name, summary in record.get("ratios", {}).items() if name in names]
+        return max(found, default=None)
+
+    return measure
+
+
+def extra_microseconds(record: Record) -> float | None:
+    """Median of our time minus the best peer's."""
+    extra = record.get("extra_seconds")
+    return extra["median"] * 1e6 if extra else None
+
+
+def quantity(record: Record) -> float | None:
+    """The value of a measurement that is no ratio of times."""
+    found = record.get("quantity")
+    return found["value"] if found else None
+
+
+BARS: tuple[Bar, ...] = (
+    Bar("JAX, jitted, dense: better of jacfwd, jacrev", ("jax-dense", "jax-thin"), 1.05, "×", best_ratio),
+    Bar("JAX, thin and element-wise: the right choice", ("jax-thin",), 1.15, "×", best_ratio),
+    Bar(
+        "PyTorch, small networks, Jacobian: better of torch.func",
+        ("torch-small-jacobian",),
+        0.5,
+        "×",
+        against(*TORCH_FUNC),
+    ),
+    Bar(
+        "PyTorch, small networks, Hessian: torch.func.hessian",
+        ("torch-small-hessian",),
+        1 / 3,
+        "×",
+        against(*TORCH_FUNC),
+    ),
+    Bar("PyTorch, every task: best of all peers", ("torch", "torch-small-*"), 1.05, "×", best_ratio),
+    Bar("memory=: peak beyond inputs and result", ("memory",), 1.2, "× budget", quantity),
+    Bar("3 → 2 function under jax.jit: none", ("overhead-jax-jitted",), 1.05, "×", best_ratio),
+    Bar("called plan above the native jitted call", ("overhead-jax-plan",), 30.0, "µs", extra_microseconds),
+    Bar("un-jitted: jax.jacrev", ("overhead-jax-unjitted",), 1.2, "×", best_ratio),
+    Bar("PyTorch call, guards included: torch.func.jacrev", ("overhead-torch-call",), 1.0, "×", best_ratio),
+    Bar("100 training steps: torch.func", ("overhead-torch-train",), 1.05, "×", best_ratio),
+    Bar("import crelle", ("import",), 0.25, "s", quantity),
+)
+
+
+def judge(records: Sequence[Record], bars: Sequence[Bar] = BARS) -> list[Verdict]:
+    """Every bar, with the worst of the tasks that it covers."""
+    verdicts = []
+    for bar in bars:
+        values = [
+            (value, record["name"])
+            for record in records
+            if bar.covers(record) and (value := bar.measure(record)) is not None
+        ]
+        worst, where = max(values, default=(None, ""))
+        verdicts.append(Verdict(bar, worst, where, sum(value <= bar.limit for value, _ in values), len(values)))
+    return verdicts
