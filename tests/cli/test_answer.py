@@ -190,3 +190,66 @@ def test_plan_analyze(project, crelle):
     assert all(candidate["measured"] > 0 for candidate in found["candidates"])
     assert "  measured " in crelle("plan", "maps.py:f", "f64[2]", "--analyze").stdout
     assert crelle("plan", "maps.py:f", "f64[2]", "--of", "determinant").exit_code == 2
+
+
+def test_estimated_errors(project, crelle):
+    words = ["jacobian", "plain.py:f", "[1.5, 0.5]", "--mode", "central", "--value", "--error"]
+    found = data(crelle(*words, "--json", "--out", "J.npz"))
+    true = np.abs(np.array(found["result"]) - [[3, -1], [1, 3]])
+    assert np.all(true <= np.array(found["error"])) and np.all(np.array(found["error"]) < 1e-6)
+    assert found["value"] == [2.0, 1.5]
+    assert found["error_type"] == "f64[2,2]"
+    with np.load("J.npz") as saved:
+        assert sorted(saved.files) == ["error", "jacobian", "value"]
+    text = crelle(*words).stdout
+    assert text.index("value f64[2]") < text.index("jacobian f64[2,2]") < text.index("error f64[2,2]")
+
+
+def test_check_of_what_is_right(project, crelle):
+    result = crelle("check", "maps.py:f", "maps.py:jac", "[1.5, 0.5]")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("jac is the jacobian of f: all 4 entries agree\n")
+
+
+def test_check_of_what_is_wrong(project, crelle):
+    result = crelle("check", "maps.py:f", "maps.py:wrong", "[1.5, 0.5]")
+    assert result.exit_code == 1
+    assert result.stdout.startswith("wrong is not the jacobian of f: 1 of 4 entries wrong\n")
+    assert "  [0, 1]  1      -1         2\n" in result.stdout
+    assert result.stderr == ""
+
+
+def test_check_for_machines_equals_the_api(project, crelle):
+    result = crelle("check", "maps.py:f", "maps.py:wrong", "[1.5, 0.5]", "--json")
+    assert result.exit_code == 1
+    found = json.loads(result.stdout)
+    loader = Loader()
+    report = api.check(loader.load("maps.py:f").f, loader.load("maps.py:wrong").f, jnp.array([1.5, 0.5]))
+    assert (found["ok"], found["wrong"], found["entries"], found["max_abs"]) == (False, 1, 4, report.max_abs)
+    assert found["worst"][0]["where"] == "[0, 1]" and found["likely"] == list(report.likely)
+
+
+def test_check_of_products_kinds_and_tolerances(project, crelle):
+    (project / "hands.py").write_text(
+        "import numpy as np\n"
+        "def f(x):\n    return x[0] ** 2 * x[1] + x[1] ** 3\n"
+        "def grad(x):\n    return np.array([2 * x[0] * x[1], x[0] ** 2 + 3 * x[1] ** 2])\n"
+        "def hvp(x, u):\n    return np.array([[2 * x[1], 2 * x[0]], [2 * x[0], 6 * x[1]]]) @ u\n"
+        "def near(x):\n    return grad(x) * 1.001\n"
+    )
+    assert crelle("check", "hands.py:f", "hands.py:grad", "[1, 2]", "--kind", "gradient").exit_code == 0
+    assert crelle("check", "hands.py:f", "hands.py:hvp", "[1, 2]", "--kind", "hvp").exit_code == 0
+    assert crelle("check", "hands.py:f", "hands.py:near", "[1, 2]", "--kind", "gradient").exit_code == 1
+    near = crelle("check", "hands.py:f", "hands.py:near", "[1, 2]", "--kind", "gradient", "--rtol", "0.01")
+    assert near.exit_code == 0
+    for words, message in (
+        (
+            ["hands.py:hvp", "[1, 2]"],
+            "hands.py:hvp cannot be called with these inputs: missing a required argument: 'u'\n",
+        ),
+        (["hands.py:grad", "[1, 2]", "--kind", "slope"], "crelle.check(f, grad): kind='slope' is not known\n"),
+        (["hands.py:grad", "[1, 2]", "--worst", "0"], "crelle.check(f, grad): worst=0\n"),
+    ):
+        result = crelle("check", "hands.py:f", *words)
+        assert result.exit_code == 2
+        assert result.stderr.startswith(message)

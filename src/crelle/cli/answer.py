@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,10 @@ from crelle._arrays import seconds_text
 from crelle._errors import CrelleValueError, describe
 from crelle._plan import Plan
 from crelle._transforms import Transform
+from crelle._verify import PRODUCTS
 from crelle.backends import get_backend
 from crelle.cli import save, show
-from crelle.cli.ask import Inputs, Question, parse_argnums, parse_selection, posed
+from crelle.cli.ask import Inputs, Question, check_arity, parse_argnums, parse_selection, posed
 from crelle.cli.exits import Code
 from crelle.cli.progress import waiting
 
@@ -42,6 +45,7 @@ class Words:
     wrt: str = "inputs"
     flatten: bool = False
     value: bool = False
+    error: bool = False
     holomorphic: bool = False
     check: bool = True
     compile: bool = False
@@ -60,8 +64,8 @@ class Words:
         """The question as the API puts it."""
         keywords: dict[str, Any] = {
             "argnums": parse_argnums(self.argnums), "mode": self.mode, "memory": self.memory, "wrt": self.wrt,
-            "flatten": self.flatten, "value": self.value, "holomorphic": self.holomorphic, "check": self.check,
-            "compile": self.compile,
+            "flatten": self.flatten, "value": self.value, "error": self.error, "holomorphic": self.holomorphic,
+            "check": self.check, "compile": self.compile,
         }  # fmt: skip
         if kind != "gradient":
             keywords |= {
@@ -92,7 +96,7 @@ def plan(kind: str, words: Words) -> None:
 
 def derivative(kind: str, words: Words) -> None:
     """Compute a derivative; print it and write it."""
-    path = save.checked_path(words.out, value=words.value)
+    path = save.checked_path(words.out, single=not (words.value or words.error))
     with posed(words.target, words.given) as question:
         transform = words.transform(kind, question)
         with waiting(f"planning the {kind} of {words.target}"):
@@ -101,21 +105,26 @@ def derivative(kind: str, words: Words) -> None:
             answer = transform(*question.args, **question.kwargs)
             get_backend(question.framework).block_until_ready(answer)
             found = transform.plan(*question.args, **question.kwargs)  # which now says what the check found
-        value, answer = answer if words.value else (None, answer)
-        data = _data(kind, question, found, answer, value)
+        parts = _parts(kind, words, answer)
+        data = _data(kind, question, found, parts)
         if path:
-            save.write(path, kind, answer, value, data)
+            save.write(path, parts, data)
     if words.json:
         show.machine(data)
         return
     show.lines(show.summary(found))
-    if words.value:
-        show.tree(value, "value")
-    show.tree(answer, kind)
+    for name, part in parts.items():
+        show.tree(part, name)
     _saved(path)
 
 
-def _data(kind: str, question: Question, found: Plan, answer: Any, value: Any) -> dict[str, Any]:
+def _parts(kind: str, words: Words, answer: Any) -> dict[str, Any]:
+    """What a transform returned, by name: the value and the error only where they were asked for."""
+    names = [*["value"] * words.value, kind, *["error"] * words.error]
+    return dict(zip(names, answer if len(names) > 1 else (answer,), strict=True))
+
+
+def _data(kind: str, question: Question, found: Plan, parts: dict[str, Any]) -> dict[str, Any]:
     """What ``--json`` prints of a derivative."""
     data = {
         "kind": kind,
@@ -125,22 +134,27 @@ def _data(kind: str, question: Question, found: Plan, answer: Any, value: Any) -
         "mode": found.mode,
         "passes": found.passes,
         "checked": found.checked,
-        "type": show.as_types(answer),
-        "result": show.as_data(answer),
+        "type": show.as_types(parts[kind]),
+        "result": show.as_data(parts[kind]),
     }
-    if value is not None:
-        data |= {"value_type": show.as_types(value), "value": show.as_data(value)}
+    for name in parts.keys() - {kind}:
+        data |= {f"{name}_type": show.as_types(parts[name]), name: show.as_data(parts[name])}
     return data | {"plan": show.plan_data(found)}
 
 
-def check(words: Words, by_hand: str, kind: str | None, worst: int) -> None:
+def check(words: Words, by_hand: str, kind: str, tolerance: Mapping[str, float | None], worst: int) -> None:
     """Compare a derivative that was written by hand with the reference; exits with 1 if it is wrong."""
-    keywords = {} if kind is None else {"kind": kind}
     with posed(words.target, words.given, by_hand) as question, waiting(f"checking {by_hand}"):
+        vector = (None,) if kind in PRODUCTS else ()  # crelle.check draws it
+        check_arity(question.targets[1], (*question.args, *vector), question.kwargs)
         report = crelle.check(
-            question.target.f, question.targets[1].f, *question.args, worst=worst, **keywords, **question.kwargs
-        )
-    print(report)
+            question.target.f, question.targets[1].f, *question.args, kind=kind,
+            argnums=parse_argnums(words.argnums), worst=worst, **tolerance, **question.kwargs,
+        )  # fmt: skip
+    if words.json:
+        show.machine(dataclasses.asdict(report))
+    else:
+        show.report(report)
     if not report.ok:
         raise typer.Exit(Code.CHECK_FAILED)
 

@@ -69,6 +69,7 @@ Cols = Annotated[str | None, typer.Option(metavar="COLS", help="only these colum
 Wrt = Annotated[str, typer.Option(metavar="WHAT", help="inputs, or params for those of an nn.Module")]
 Flatten = Annotated[bool, typer.Option("--flatten", help="one flat matrix instead of the framework's shapes")]
 Value = Annotated[bool, typer.Option("--value", help="also the value of the function")]
+Error = Annotated[bool, typer.Option("--error", help="NumPy: also the estimated error of every entry")]
 Holomorphic = Annotated[bool, typer.Option("--holomorphic", help="the function is a holomorphic one of complex inputs")]
 Check = Annotated[bool, typer.Option("--check/--no-check", help="compare one random product with an independent one")]
 Compile = Annotated[bool, typer.Option("--compile", help="PyTorch: compile the traced graph")]
@@ -77,7 +78,9 @@ Out = Annotated[str | None, typer.Option(metavar="FILE", help="write the answer:
 PlanOut = Annotated[str | None, typer.Option("--out", metavar="FILE.json", help="save the plan; Plan.load reads it")]
 Analyze = Annotated[bool, typer.Option("--analyze", help="run every candidate and show measured times")]
 Of = Annotated[str, typer.Option(metavar="KIND", help="jacobian, hessian or gradient")]
-Kind = Annotated[str | None, typer.Option(metavar="KIND", help="what you wrote: jacobian, gradient, hessian, ...")]
+Kind = Annotated[str, typer.Option(metavar="KIND", help="what you wrote: jacobian, gradient, hessian, vjp, jvp or hvp")]
+Rtol = Annotated[float | None, typer.Option(metavar="X", help="relative tolerance; sqrt(eps) if left out")]
+Atol = Annotated[float | None, typer.Option(metavar="X", help="absolute tolerance; rounding of the largest entry")]
 Worst = Annotated[int, typer.Option(metavar="N", help="how many of the worst entries to show")]
 Folder = Annotated[Path, typer.Option(metavar="DIR", help="where figures and results go")]
 Only = Annotated[
@@ -120,8 +123,9 @@ def plan_command(
     ctx: typer.Context, target: Target, inputs: Inputs = None, of: Of = "jacobian", analyze: Analyze = False,
     framework: Framework = "auto", argnums: Argnums = "0", seed: Seed = 0, dtype: Dtype = None, x64: X64 = None,
     mode: Mode = "auto", memory: Memory = None, chunk: Chunk = None, rows: Rows = None, cols: Cols = None,
-    wrt: Wrt = "inputs", flatten: Flatten = False, value: Value = False, holomorphic: Holomorphic = False,
-    check: Check = True, compile: Compile = False, json: Json = False, out: PlanOut = None, debug: Debug = False,
+    wrt: Wrt = "inputs", flatten: Flatten = False, value: Value = False, error: Error = False,
+    holomorphic: Holomorphic = False, check: Check = True, compile: Compile = False, json: Json = False,
+    out: PlanOut = None, debug: Debug = False,
 ) -> None:  # fmt: skip
     """Say how a derivative would be computed.
 
@@ -136,8 +140,9 @@ def jacobian_command(
     ctx: typer.Context, target: Target, inputs: Inputs = None,
     framework: Framework = "auto", argnums: Argnums = "0", seed: Seed = 0, dtype: Dtype = None, x64: X64 = None,
     mode: Mode = "auto", memory: Memory = None, chunk: Chunk = None, rows: Rows = None, cols: Cols = None,
-    wrt: Wrt = "inputs", flatten: Flatten = False, value: Value = False, holomorphic: Holomorphic = False,
-    check: Check = True, compile: Compile = False, json: Json = False, out: Out = None, debug: Debug = False,
+    wrt: Wrt = "inputs", flatten: Flatten = False, value: Value = False, error: Error = False,
+    holomorphic: Holomorphic = False, check: Check = True, compile: Compile = False, json: Json = False,
+    out: Out = None, debug: Debug = False,
 ) -> None:  # fmt: skip
     """Compute a Jacobian."""
     with reporting(debug):
@@ -149,8 +154,9 @@ def hessian_command(
     ctx: typer.Context, target: Target, inputs: Inputs = None,
     framework: Framework = "auto", argnums: Argnums = "0", seed: Seed = 0, dtype: Dtype = None, x64: X64 = None,
     mode: Mode = "auto", memory: Memory = None, chunk: Chunk = None, rows: Rows = None, cols: Cols = None,
-    wrt: Wrt = "inputs", flatten: Flatten = False, value: Value = False, holomorphic: Holomorphic = False,
-    check: Check = True, compile: Compile = False, json: Json = False, out: Out = None, debug: Debug = False,
+    wrt: Wrt = "inputs", flatten: Flatten = False, value: Value = False, error: Error = False,
+    holomorphic: Holomorphic = False, check: Check = True, compile: Compile = False, json: Json = False,
+    out: Out = None, debug: Debug = False,
 ) -> None:  # fmt: skip
     """Compute the Hessian of a scalar function."""
     with reporting(debug):
@@ -162,8 +168,8 @@ def gradient_command(
     ctx: typer.Context, target: Target, inputs: Inputs = None,
     framework: Framework = "auto", argnums: Argnums = "0", seed: Seed = 0, dtype: Dtype = None, x64: X64 = None,
     mode: Mode = "auto", memory: Memory = None, wrt: Wrt = "inputs", flatten: Flatten = False, value: Value = False,
-    holomorphic: Holomorphic = False, check: Check = True, compile: Compile = False, json: Json = False,
-    out: Out = None, debug: Debug = False,
+    error: Error = False, holomorphic: Holomorphic = False, check: Check = True, compile: Compile = False,
+    json: Json = False, out: Out = None, debug: Debug = False,
 ) -> None:  # fmt: skip
     """Compute the gradient of a scalar function."""
     with reporting(debug):
@@ -172,18 +178,19 @@ def gradient_command(
 
 @app.command("check", context_settings=_NUMBERS, epilog=_HOW_TO_ASK)
 def check_command(
-    ctx: typer.Context, target: Target, by_hand: ByHand, inputs: Inputs = None,
-    kind: Kind = None, worst: Worst = 5,
-    framework: Framework = "auto", seed: Seed = 0, dtype: Dtype = None, x64: X64 = None, json: Json = False,
-    debug: Debug = False,
+    ctx: typer.Context, target: Target, by_hand: ByHand, inputs: Inputs = None, kind: Kind = "jacobian",
+    worst: Worst = 5, rtol: Rtol = None, atol: Atol = None,
+    framework: Framework = "auto", argnums: Argnums = "0", seed: Seed = 0, dtype: Dtype = None, x64: X64 = None,
+    json: Json = False, debug: Debug = False,
 ) -> None:  # fmt: skip
     """Check a derivative that you wrote by hand.
 
     It is called with the same inputs as the function and compared with a reference; the worst entries are shown.
-    The exit code is 1 if they differ.
+    The exit code is 1 if they differ. A product (vjp, jvp, hvp) takes a vector after the inputs, which is drawn for it.
     """
     with reporting(debug):
-        answer.check(_words(ctx, "by_hand", "kind", "worst"), by_hand, kind, worst)
+        words = _words(ctx, "by_hand", "kind", "worst", "rtol", "atol")
+        answer.check(words, by_hand, kind, {"rtol": rtol, "atol": atol}, worst)
 
 
 @app.command("demo")

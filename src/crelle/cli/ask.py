@@ -80,7 +80,7 @@ def posed(target: str, given: Inputs, *more: str) -> Iterator[Question]:
         frameworks.require(framework, f"{target} as a {framework} function")
         default = dtype or frameworks.parameter_dtype(targets[0].f) or default
         args, kwargs = _arguments(read, framework, default, given.argnums)
-        _check_arity(targets[0], args, kwargs)
+        check_arity(targets[0], args, kwargs)
         yield Question(targets, framework, args, kwargs)
         sys.stderr.flush()  # so that it comes before the answer
 
@@ -105,7 +105,8 @@ def _arguments(
     return tuple(args), kwargs
 
 
-def _check_arity(target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def check_arity(target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Raise the error for inputs that are too few or too many, before it comes as one of Python's."""
     signature = target.signature
     if signature is None or framework_of(target.f) == "torch":  # forward of a module is *args, **kwargs to Python
         return

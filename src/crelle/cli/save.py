@@ -14,8 +14,12 @@ from crelle.cli.frameworks import to_numpy
 SUFFIXES = (".npy", ".npz", ".json", ".pt")
 
 
-def checked_path(text: str | None, suffixes: tuple[str, ...] = SUFFIXES, *, value: bool = False) -> Path | None:
-    """The path of ``--out``, or an error now and not after the computation."""
+def checked_path(text: str | None, suffixes: tuple[str, ...] = SUFFIXES, *, single: bool = True) -> Path | None:
+    """The path of ``--out``, or an error now and not after the computation.
+
+    Args:
+        single: the answer is a derivative alone, without value or error.
+    """
     if text is None:
         return None
     path = Path(text)
@@ -28,37 +32,41 @@ def checked_path(text: str | None, suffixes: tuple[str, ...] = SUFFIXES, *, valu
         raise CrelleValueError(describe(f"--out {text}: there is no folder {path.parent}", try_="make it first"))
     if path.suffix.lower() == ".pt":
         _torch()
-    if path.suffix.lower() == ".npy" and value:
+    if path.suffix.lower() == ".npy" and not single:
         raise CrelleValueError(
-            describe(f"--out {text}: a .npy file holds one array, and --value asks for two", try_=".npz, .json or .pt")
+            describe(
+                f"--out {text}: a .npy file holds one array, and --value or --error asks for more",
+                try_=".npz, .json or .pt",
+            )
         )
     return path
 
 
-def write(path: Path, kind: str, answer: Any, value: Any, data: dict[str, Any]) -> None:
+def write(path: Path, parts: dict[str, Any], data: dict[str, Any]) -> None:
     """Write an answer.
 
     Args:
-        kind: its name inside archives: ``jacobian``, ``hessian``, ``gradient``.
-        value: of the function, or ``None`` if it was not asked for.
+        parts: the derivative by its name, and the value and the error where they were asked for.
         data: what ``--json`` prints, for ``.json``.
     """
     suffix = path.suffix.lower()
-    named = {kind: answer} if value is None else {kind: answer, "value": value}
+    answer = next(iter(parts.values()))
     if suffix == ".json":
         path.write_text(show.as_json(data))
     elif suffix == ".npz":
-        arrays = {"/".join(keys): to_numpy(leaf) for keys, leaf in show.named_leaves(named)}
+        arrays = {"/".join(keys): to_numpy(leaf) for keys, leaf in show.named_leaves(parts)}
         with path.open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
     elif suffix == ".pt":
-        _torch().save(_tensors(answer if value is None else named), path)
+        _torch().save(_tensors(answer if len(parts) == 1 else parts), path)
+    elif isinstance(answer, (dict, list, tuple)):
+        raise CrelleValueError(
+            describe(
+                f"--out {path}: a .npy file holds one array, and this answer is a tree of arrays",
+                try_=".npz, or --flatten for one matrix",
+            )
+        )
     else:
-        if isinstance(answer, (dict, list, tuple)):
-            raise CrelleValueError(
-                describe(f"--out {path}: a .npy file holds one array, and this answer is a tree of arrays",
-                         try_=".npz, or --flatten for one matrix")
-            )  # fmt: skip
         with path.open("wb") as file:
             np.save(file, to_numpy(answer), allow_pickle=False)
 

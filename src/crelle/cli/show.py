@@ -19,13 +19,14 @@ from rich.console import Console
 from rich.text import Text
 
 from crelle._plan import Plan
+from crelle._verify import CheckResult
 from crelle.backends import framework_of, get_backend
 from crelle.cli.frameworks import to_numpy
 
 #: Columns that are assumed where there is no terminal to ask.
 WIDTH = 120
 #: Styles of the keys of a printed plan.
-_STYLES = {"chosen": "green", "rejected": "yellow", "checked": "cyan", "ok": "green", "notes": "magenta"}
+_STYLES = {"chosen": "green", "rejected": "yellow", "checked": "cyan", "notes": "magenta"}
 
 
 def width() -> int | None:
@@ -72,6 +73,14 @@ def lines(body: list[str]) -> None:
             if i and not j and line.startswith(f"  {key} "):
                 styled.stylize(_STYLES.get(key, "bold"), 2, 2 + len(key))
             screen.print(styled, soft_wrap=True)
+
+
+def report(shown: CheckResult) -> None:
+    """A check as it prints itself, with its verdict in colour."""
+    head, *rest = str(shown).splitlines()
+    text(head, style="bold green" if shown.ok else "bold red")
+    for line in rest:
+        text(line)
 
 
 def summary(shown: Plan) -> list[str]:
