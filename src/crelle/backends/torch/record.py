@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from crelle.backends.torch.rewrite.values import aten, map_nodes, spec_of, tensors_in
+from crelle.backends.torch.rewrite.values import aten, graph_module, map_nodes, spec_of, tensors_in
 
 
 class NeedsValue(Exception):
@@ -73,6 +73,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._read_shape(func, held, args)
         if func is aten.as_strided.default:
             inputs[0].meta["layout"] = (tuple(args[0].stride()), args[0].storage_offset())
+        if func is aten.lift_fresh.default:  # made in f from data: f may write to it, and each run starts anew
+            func = aten.lift_fresh_copy.default
         out = func(*args, **kwargs)
         node = self.graph.create_node("call_function", func, tuple(held), options)
         node.meta["spec"] = spec_of(out)
@@ -119,7 +121,7 @@ def _no_autocast_cache() -> Iterator[None]:
         torch.set_autocast_cache_enabled(before)
 
 
-def record(f: Callable[..., Any], inputs: Sequence[Tensor]) -> fx.GraphModule:
+def record(f: Callable[..., Any], inputs: Sequence[Tensor], *, differentiable: bool = True) -> fx.GraphModule:
     """The aten graph of ``f(*inputs)``, as ``make_fx(f)(*inputs)`` gives it.
 
     f is run once, on the real tensors. Tensors that it captures become attributes: the very objects. Its result may
@@ -128,20 +130,25 @@ def record(f: Callable[..., Any], inputs: Sequence[Tensor]) -> fx.GraphModule:
     ``meta["values_read"]`` of the result lists the captured tensors whose values decided something in Python or a shape
     (``x[mask]``, ``if flag:``): the graph holds for these values only.
 
+    Args:
+        differentiable: whether autograd may be run through a replay, with respect to inputs or captured tensors. Without,
+            derivative rules take fused kernels (``silu_backward``) and factors (of ``linalg.solve``) that have **no or
+            wrong** derivatives themselves.
+
     Raises:
         NeedsValue: f reads a value that depends on its inputs.
         NotImplementedError: f uses a higher-order operation (``torch.cond``), which only ``make_fx`` records.
     """
     recorder = _Recorder()
     # new objects: an input may be given twice, or be one of the tensors that f captures
-    inputs = [t.detach().requires_grad_(t.requires_grad) for t in inputs]
+    inputs = [t.detach() for t in inputs]
     for i, tensor in enumerate(inputs):
         node = recorder.graph.placeholder(f"arg{i}")
         node.meta["spec"] = spec_of(tensor)
         recorder.name(tensor, node)
-    with _no_autocast_cache(), recorder:
+    with torch.set_grad_enabled(differentiable), _no_autocast_cache(), recorder:
         result = f(*inputs)
     recorder.graph.output(map_nodes(recorder.nodes(result), lambda n: n))
-    module = fx.GraphModule(dict(recorder.captured), recorder.graph)
+    module = graph_module(recorder.graph, recorder.captured)
     module.meta["values_read"] = [recorder.captured[name] for name in sorted(recorder.read)]
     return module

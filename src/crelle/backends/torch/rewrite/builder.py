@@ -23,6 +23,7 @@ from crelle.backends.torch.rewrite.values import (
     Unsupported,
     aten,
     freeze,
+    graph_module,
     is_effect,
     is_random,
     map_nodes,
@@ -154,6 +155,7 @@ class Builder:
             node = self.graph.create_node("get_attr", name, name=name)
             self.attributes[name] = value
             self.spec[node] = spec_of(value)
+            self.order[node] = len(self.order)
             self._table[key] = node
             if name.startswith(FOLDED):
                 self.constant.add(node)
@@ -393,7 +395,7 @@ class Builder:
         for node in self.graph.nodes:
             if node in self.spec:
                 node.meta["spec"] = self.spec[node]
-        return fx.GraphModule(_root(used), self.graph)
+        return graph_module(self.graph, used)
 
     def _fold_live(self) -> None:
         live: set[fx.Node] = set()
@@ -415,10 +417,3 @@ class Builder:
             self._known[held] = value
             self.constant.add(held)
             node.replace_all_uses_with(held)
-
-
-def _root(attributes: Mapping[str, Any]) -> torch.nn.Module:
-    root = torch.nn.Module()
-    for name, value in attributes.items():
-        object.__setattr__(root, name, value)
-    return root

@@ -61,6 +61,8 @@ def _uses(b: Builder, result: Any) -> dict[fx.Node, int]:
 def _fits(b: Builder, node: fx.Node, product: fx.Node, other: fx.Node, uses: dict[fx.Node, int]) -> bool:
     if product.target not in _FUSED or uses.get(product) != 1 or product is other or product in b.constant:
         return False
+    if len(tensors_in(product.args)) != 2:  # a number of a short type
+        return False
     specs = [b.spec[n] for n in (node, product, other, *product.all_input_nodes)]
     if len({s.dtype for s in specs if isinstance(s, Spec)}) != 1 or not specs[0].dtype.is_floating_point:
         return False

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx
+
+# Private: the public GraphModule writes and compiles Python at once, a quarter of the time of a trace, which nothing
+# runs; and it cannot write every argument (a torch.Generator).
+from torch.fx._lazy_graph_module import _LazyGraphModule
 
 aten = torch.ops.aten
 
@@ -46,6 +50,11 @@ def spec_of(value: Any) -> Any:
     if isinstance(value, (tuple, list)):
         return tuple(spec_of(v) for v in value)
     return None
+
+
+def graph_module(graph: fx.Graph, attributes: Mapping[str, Tensor]) -> fx.GraphModule:
+    """A module of the graph that compiles itself when it is first called."""
+    return _LazyGraphModule(dict(attributes), graph)
 
 
 class Unsupported(Exception):
