@@ -234,11 +234,13 @@ def test_dispatch_on_types() -> None:
     def _(x: Tensor) -> Tensor:
         return x * gain
 
-    f = lambda x: g(x)
-    assert Kept(f).guards.effect  # the first call fills the cache of types
-    kept = kept_and_fresh(f)
+    kept = kept_and_fresh(lambda x: g(x))
     gain = 3.0
     kept.assert_stale("gain")
+    gain = 2.0
+    kept.assert_fresh()
+    g.register(torch.Tensor, lambda x: x**2)
+    kept.assert_stale("registry")
 
 
 def test_context_manager_of_the_user() -> None:

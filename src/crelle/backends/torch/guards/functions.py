@@ -78,6 +78,8 @@ def _cells(walk: Walk, value: types.FunctionType, variable: str, reads: Reads, e
         return
     cells = walk.program.let(f"{variable}.__closure__", value.__name__)
     for i, (name, cell) in enumerate(zip(value.__code__.co_freevars, value.__closure__, strict=True)):
+        if everything and name in _CACHE_CELLS:
+            continue
         try:
             content = cell.cell_contents
         except ValueError:
@@ -290,6 +292,8 @@ def visit_builtin(walk: Walk, value: Any, source: str, label: str, everything: b
     walk.visit(owner, f"{variable}.__self__", label, everything)
 
 
+#: What ``functools.singledispatch`` remembers of its registry, which is guarded.
+_CACHE_CELLS = ("dispatch_cache", "cache_token")
 _MODULE_PLUMBING = frozenset(
     (
         "__builtins__", "__cached__", "__doc__", "__file__", "__loader__", "__name__", "__package__", "__path__",

@@ -214,13 +214,15 @@ class Recording:
             walk.refuse(self._values.problem)
         if not walk.problem:
             self._check_values()
-        result = "" if walk.problem else self._result(tensors)
         if walk.problem:
             return self._refusal(walk.problem)
+        result, lost = self._result(tensors)
         match = walk.program.compile(result)
         if match(self._f, self._args, self._kwargs) is None:
             what = walk.program.compile_search()(self._f, self._args, self._kwargs)
             return self._refusal(f"f changes {what}" if what else "f reads something that changes by itself", True)
+        if lost:
+            return self._refusal(lost)
         walk.forget()
         return Guards(match, walk.program.compile_search)
 
@@ -246,9 +248,9 @@ class Recording:
             kept = walk.program.constant(tensor.detach().clone())
             walk.program.fail_if(f"not same_tensor({found.source}, {kept})", f"the value of {found.label}")
 
-    def _result(self, tensors: Sequence[Tensor]) -> str:
-        """Source of the list of present tensors, after a check of all captured ones."""
-        walk, sources = self._walk, []
+    def _result(self, tensors: Sequence[Tensor]) -> tuple[str, str]:
+        """Source of the list of present tensors, after a check of all captured ones; what is missing from it."""
+        walk, sources, lost = self._walk, [], ""
         made = {id(t) for t in self._values.lifted}
         for tensor in tensors:
             found = walk.tensors.get(id(tensor))
@@ -258,10 +260,9 @@ class Recording:
                 sources.append(walk.program.constant(tensor))
             else:
                 kind = ArrayType(str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape))
-                walk.refuse(f"reads a tensor {kind} that cannot be found from f")
-        if not walk.problem:
-            self._check_tensors()
-        return f"[{', '.join(sources)}]"
+                lost = f"reads a tensor {kind} that cannot be found from f"
+        self._check_tensors()
+        return f"[{', '.join(sources)}]", lost
 
     def _check_tensors(self) -> None:
         """Type, dtype, device, shape, strides, requires_grad of every captured tensor.
