@@ -3,9 +3,9 @@
 The map (x, y) ↦ (x² − y², 2xy) squares a complex number: x + iy becomes (x + iy)². At the point (1.5, 0.5) its
 Jacobian is [[3, −1], [1, 3]]. The determinant, 10, says that small areas around the point grow tenfold. The singular
 values, √10 twice, say that lengths grow by √10 in every direction: a rotation and a scaling, as for every
-complex-differentiable function. The function is plain NumPy, so Crelle differentiates it by differences with
-estimated errors; and the Jacobian that was written by hand is checked against it. A second hand-written one, with a
-sign wrong, is found out.
+complex-differentiable function. The function is plain NumPy, a black box, so Crelle differentiates it numerically, with
+an estimated error for each entry; and the Jacobian that was written by hand is checked against it. A second
+hand-written one, with a sign wrong, is found out.
 
 Run it:  python examples/plane_map.py
 """
@@ -46,7 +46,7 @@ def main() -> None:
     J, error = crelle.jacobian(square, error=True)(point)
     determinant, singular_values = what_it_says(J)
     print("f(1.5, 0.5) =", square(point))
-    print("Jacobian by differences:")
+    print("Jacobian, found numerically:")
     print(J.round(9))
     print(f"  estimated error of its entries: at most {error.max():.0e}")
     print(f"determinant: {determinant:.6f}")
