@@ -52,11 +52,12 @@ $(DEV_READY): $(RUN_READY)
 demo: $(RUN_READY)
 	$(BIN)/crelle demo $(ARGS)
 
+# By file, since the blocks of a page depend on each other.
 test: $(DEV_READY)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow" $(ARGS)
 
 test-all: $(DEV_READY)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 bench: $(DEV_READY)
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -62,11 +62,3 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[Any]:
         with reader_defaults(), np.printoptions(precision=4, suppress=True):
             return (yield)
     return (yield)
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """A page is one story: when tests are spread over processes, its blocks stay together and in order."""
-    for item in items:
-        if item.path.suffix == ".md" and config.pluginmanager.hasplugin("xdist"):
-            item.add_marker(pytest.mark.xdist_group(str(item.path)))
