@@ -18,11 +18,8 @@ DEFAULT_SHARE = 0.5
 TIE = 1.02
 
 
-def make_plan(call: Call, trace: Trace, prefer: tuple[str, int | None] | None = None) -> tuple[Plan, list[Method]]:
+def make_plan(call: Call, trace: Trace) -> tuple[Plan, list[Method]]:
     """Price every candidate and choose.
-
-    Args:
-        prefer: a mode and chunk taken over from a saved plan.
 
     Returns:
         The plan, and the usable methods, chosen first, in the order in which they should be tried.
@@ -35,7 +32,7 @@ def make_plan(call: Call, trace: Trace, prefer: tuple[str, int | None] | None = 
     free = backend.available_memory(device)
     # an unknown amount of free memory is no bound
     budget = request.memory or (int(free * DEFAULT_SHARE) if free else None)
-    mode, chunk = prefer or (request.mode, request.chunk)
+    mode, chunk = request.mode, request.chunk
     rates = backend.rates(device)
 
     priced: list[tuple[Candidate, Method]] = []

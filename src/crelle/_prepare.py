@@ -13,6 +13,7 @@ from typing import Any
 from crelle import _check
 from crelle._arrays import types_text
 from crelle._errors import CrelleCheckError, CrelleError, CrelleShapeError, describe
+from crelle._fit import fit
 from crelle._plan import Plan
 from crelle._planner import make_plan
 from crelle.backends._protocol import Call, Method, Runner, Trace
@@ -32,9 +33,9 @@ KEPT_FUNCTIONS = 256
 class Prepared:
     """A plan with what it takes to run it, for one function at one signature."""
 
-    def __init__(self, call: Call, trace: Trace, prefer: tuple[str, int | None] | None = None) -> None:
+    def __init__(self, call: Call, trace: Trace) -> None:
         self.trace = trace
-        self.plan, self._methods = make_plan(call, trace, prefer)
+        self.plan, self._methods = make_plan(call, trace)
         self.method = self._methods[0]
         self.runner: Runner = trace.build(self.method)
         self._untried = True
@@ -50,8 +51,10 @@ class Prepared:
         wrong = ""
         failure: Exception | None = None
         reasons: list[str] = []
-        for attempt, method in enumerate(self._methods):
-            if attempt:
+        if not call.abstract:
+            self.plan, self._methods = fit(call, captured, self.trace, self.plan, self._methods)
+        for method in self._methods:
+            if method is not self.method:
                 self.method, self.runner = method, self.trace.build(method)
             try:
                 answer = self.runner(call, captured)
@@ -184,7 +187,7 @@ def _code_of(f: Any) -> Hashable:
     return type(f), id(f)
 
 
-def prepared_for(call: Call, space: Space, prefer: tuple[str, int | None] | None = None) -> tuple[Prepared, Any]:
+def prepared_for(call: Call, space: Space) -> tuple[Prepared, Any]:
     """A prepared plan that is true for f as it is now, and the values f captures now."""
     kept = space.at(call.signature)
     for i, prepared in enumerate(kept):
@@ -201,10 +204,10 @@ def prepared_for(call: Call, space: Space, prefer: tuple[str, int | None] | None
         trace = call.backend.eager(call, why)
     else:
         trace = call.backend.trace(call)
-    prepared = Prepared(call, trace, prefer)
+    prepared = Prepared(call, trace)
     captured = trace.match(call)
     if captured is None:  # something that f reads changes by being looked at
-        prepared = Prepared(call, call.backend.eager(call, "what f captures could not be pinned down"), prefer)
+        prepared = Prepared(call, call.backend.eager(call, "what f captures could not be pinned down"))
         captured = prepared.trace.match(call)
     if not call.abstract:  # what was traced under a transformation belongs to it and must not outlive it
         kept.insert(0, prepared)
@@ -215,11 +218,12 @@ def prepared_for(call: Call, space: Space, prefer: tuple[str, int | None] | None
 def frozen(call: Call, prepared: Prepared, captured: Any, rebind: Callable[..., Call]) -> Plan:
     """The plan made callable: the same trace and captured values, whatever f does later."""
     signature = call.signature
+    planned = replace(call, args=(), kwargs={}, active=[], leaves=[], memo=None)  # a plan keeps no array of its call
 
     def run(*args: Any, **kwargs: Any) -> Any:
         now = rebind(args, kwargs)
         if now.signature != signature:
-            raise _mismatch(call, now)
+            raise _mismatch(planned, now)
         return prepared.run(now, captured)
 
     return replace(prepared.plan, _run=run)
@@ -229,10 +233,11 @@ def _mismatch(planned: Call, now: Call) -> CrelleShapeError:
     lines = []
     for i, (name, expected) in enumerate(zip(planned.names, planned.inputs, strict=True)):
         got = now.inputs[i] if i < len(now.inputs) else None
-        lines.append(f"{'✅' if got == expected else '❌'} {name}: planned {expected}, got {got if got else 'nothing'}")
+        mark = "✅" if got is not None and got.fits(expected) else "❌"
+        lines.append(f"{mark} {name}: planned {expected}, got {got if got is not None else 'nothing'}")
     if len(now.inputs) > len(planned.inputs):
         lines.append(f"❌ {len(now.inputs) - len(planned.inputs)} further arrays")
-    if planned.inputs == now.inputs:
+    if not any(line.startswith("❌") for line in lines):
         lines.append("❌ another argument, or a global setting, differs from the planned one")
     return CrelleShapeError(
         describe(

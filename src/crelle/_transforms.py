@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from crelle._call import bind, function_name
@@ -24,14 +25,16 @@ class Transform:
                     expected=f"a plan made by crelle.{request.kind}(f).plan(...)",
                 )
             )
+        if plan is not None:
+            request = replace(request, mode=plan.mode, chunk=plan.chunk)
         self.function, self.request, self.preferred = f, request, plan
-        self._space = space_for(f, (request, request.selection.key, None if plan is None else (plan.mode, plan.chunk)))
+        self._space = space_for(f, (request, request.selection.key))
         self.__name__ = f"{request.kind}({function_name(f)})"
         self.__doc__ = f"{request.kind.capitalize()} of {function_name(f)}."
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        call = bind(self.function, args, kwargs, self.request)
-        prepared, captured = prepared_for(call, self._space, self._prefer(call))
+        call = self._bind(args, kwargs)
+        prepared, captured = prepared_for(call, self._space)
         return prepared.run(call, captured)
 
     def plan(self, *args: Any, analyze: bool = False, **kwargs: Any) -> Plan:
@@ -41,8 +44,8 @@ class Transform:
             *args: as for f; JAX also takes ``jax.ShapeDtypeStruct``.
             analyze: run every usable candidate and add measured columns, as SQL's EXPLAIN ANALYZE does.
         """
-        call = bind(self.function, args, kwargs, self.request)
-        prepared, captured = prepared_for(call, self._space, self._prefer(call))
+        call = self._bind(args, kwargs)
+        prepared, captured = prepared_for(call, self._space)
         if analyze:
             if call.abstract:
                 raise CrelleTypeError(
@@ -50,16 +53,12 @@ class Transform:
                              try_="pass arrays instead of shapes, outside of any transformation")
                 )  # fmt: skip
             prepared.plan = prepared.analyzed(call, captured)
-        return frozen(call, prepared, captured, self._rebind)
+        return frozen(call, prepared, captured, self._bind)
 
-    def _rebind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
-        return bind(self.function, args, kwargs, self.request)
-
-    def _prefer(self, call: Call) -> tuple[str, int | None] | None:
+    def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+        call = bind(self.function, args, kwargs, self.request)
         plan = self.preferred
-        if plan is None:
-            return None
-        if plan.inputs != call.inputs or plan.backend != call.backend.name:
+        if plan is not None and (plan.inputs != call.inputs or plan.backend != call.backend.name):
             raise CrelleValueError(
                 describe(
                     f"{call.text}: the plan that was passed does not fit",
@@ -68,7 +67,7 @@ class Transform:
                     try_="leave plan= out, or make a plan for these inputs",
                 )
             )
-        return plan.mode, plan.chunk
+        return call
 
     def __repr__(self) -> str:
         defaults = Request(self.request.kind)

@@ -544,3 +544,12 @@ def test_random_programs(f: Function, mode: str, shape: tuple[int, int]) -> None
     expected = derivative(x)
     size = 1.0 + float(np.abs(expected.numpy()).max(initial=0.0))
     close(replay_of(derivative, x)(x) / size, expected / size)
+
+
+def test_shapes_are_found_where_the_trace_did_not_note_them() -> None:
+    f, x = FUNCTIONS["in place through views"]
+    module = record(jacrev(f), [x])
+    for node in module.graph.nodes:
+        if node.op == "call_function":
+            node.meta.pop("spec", None)
+    close(compile_graph(optimise(module))(x), jacrev(f)(x))

@@ -14,7 +14,8 @@ from crelle._request import Request
 from crelle.backends._host import free_host_memory
 from crelle.backends._protocol import Adapted, Call
 from crelle.backends.torch import modules
-from crelle.backends.torch.trace import TorchTrace, type_of
+from crelle.backends.torch.run import type_of
+from crelle.backends.torch.trace import TorchTrace
 from crelle.backends.torch.watch import is_tracing
 from crelle.tangent.cost import Rates
 

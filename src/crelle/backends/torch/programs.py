@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,7 +30,10 @@ def needs_values(error: Exception) -> bool:
 
 def traced(f: Callable[..., Any], arrays: Sequence[Tensor]) -> fx.GraphModule:
     """The aten graph of f, which reads captured tensors as attributes."""
-    with torch.no_grad():  # an outer autograd must not record the trace; torch.func works inside
+    with torch.no_grad(), warnings.catch_warnings():
+        # an outer autograd must not record the trace (torch.func works inside); a missing batching rule costs the trace
+        # a loop, whose operations are then priced like all others
+        warnings.filterwarnings("ignore", message="There is a performance drop")
         module: fx.GraphModule = make_fx(f)(*arrays)
     for node in module.graph.nodes:
         tags = getattr(node.target, "tags", ())

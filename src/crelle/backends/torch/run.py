@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.func import grad, jvp, vjp, vmap
 
 from crelle._arrays import ArrayType, total_size
+from crelle._errors import CrelleShapeError, describe
 from crelle.backends._protocol import Method
 
 Leaves = list[Any]
@@ -25,6 +27,16 @@ Linear = Callable[..., Leaves]
 def dtype_of(name: str) -> torch.dtype:
     """``"float64"`` -> ``torch.float64``."""
     return getattr(torch, name)  # type: ignore[no-any-return]
+
+
+_NAMES: dict[torch.dtype, str] = {}
+
+
+def type_of(tensor: Tensor) -> ArrayType:
+    """Type of a tensor."""
+    dtype = tensor.dtype
+    name = _NAMES.get(dtype) or _NAMES.setdefault(dtype, str(dtype).removeprefix("torch."))
+    return ArrayType(name, tuple(tensor.shape), str(tensor.device))
 
 
 @torch.inference_mode(False)  # type: ignore[untyped-decorator]
@@ -242,7 +254,7 @@ def shape_answer(
     outer = inputs if hessian else outputs
     by_columns = not hessian and method.mode == "forward"
     if flat:
-        rows = [leaf.reshape(leaf.shape[0], -1) for leaf in leaves]
+        rows = [leaf.reshape(leaf.shape[0], math.prod(leaf.shape[1:])) for leaf in leaves]
         matrix = rows[0] if len(rows) == 1 else torch.cat(rows, 1)
         if by_columns or (hessian and method.side == "cols"):
             matrix = matrix.T
@@ -253,10 +265,10 @@ def shape_answer(
     grid = []
     for leaf, t in zip(leaves, other, strict=True):
         parts = torch.split(leaf, sizes) if len(seeded) > 1 else (leaf,)
-        shaped = [part.reshape(*s.shape, *t.shape) for part, s in zip(parts, seeded, strict=True)]
+        shaped = [part.reshape((*s.shape, *t.shape)) for part, s in zip(parts, seeded, strict=True)]
         if by_columns:
             shaped = [
-                part.permute(*range(len(s.shape), part.ndim), *range(len(s.shape)))
+                part.permute((*range(len(s.shape), part.ndim), *range(len(s.shape))))
                 for part, s in zip(shaped, seeded, strict=True)
             ]
         grid.append(shaped)
@@ -344,6 +356,9 @@ def answer(
         leaves = list(torch.split(matrix, [t.size for t in inputs], 1))
         return shape_answer(leaves, method, inputs, outputs, flat=flat, hessian=True), values, aux
     values, linear, seeded = linear_map(g, active, inputs, outputs, method.mode, hessian=hessian, tape=tape)
+    if method.mode == "reverse":
+        outputs = seeded = tuple(type_of(value) for value in values.outputs)
+        _same_size(outputs, m, method)
     total = total_size(tuple(seeded))
     ids = wanted_seeds(method, total, flat)
     count = total if ids is None else len(ids)
@@ -359,6 +374,19 @@ def answer(
         leaves = gather(pieces, count, method.chunk)
     blocks = shape_answer(leaves, method, inputs, outputs, flat=flat, hessian=hessian)
     return blocks, values.outputs, values.aux
+
+
+def _same_size(outputs: Sequence[ArrayType], expected: int, method: Method) -> None:
+    """A function that is run anew may return another number of entries; parts of the matrix are then undefined."""
+    selected = method.selected
+    if total_size(tuple(outputs)) != expected and (selected.rows is not None or selected.entries is not None):
+        raise CrelleShapeError(
+            describe(
+                f"f returned {total_size(tuple(outputs)):,} entries, and {expected:,} when the plan was made",
+                likely="the shape of the result depends on values, and rows= or entries= count from its start",
+                try_="make the transform anew, or ask for the whole matrix",
+            )
+        )
 
 
 @contextlib.contextmanager
