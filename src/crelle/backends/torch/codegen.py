@@ -90,7 +90,7 @@ class _Source:
                 return f"{args[0]}.expand({', '.join(map(self.text, node.args[1]))})"  # type: ignore[arg-type]
             if target is aten.pow.Tensor_Scalar and node.args[1] == 2:
                 return f"{self.bind(torch.square, 'square')}({args[0]})"
-            if target is aten.slice.Tensor and node.args[4] == 1:
+            if target is aten.slice.Tensor and len(node.args) == 5 and node.args[4] == 1:
                 _, axis, start, stop, _ = node.args
                 return f"{args[0]}[{':, ' * axis}{start}:{stop}]"  # type: ignore[operator]
             if target is aten.sum.dim_IntList and len(node.args) == 2 and node.args[1] and len(node.args[1]) == 1:  # type: ignore[arg-type]

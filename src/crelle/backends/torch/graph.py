@@ -40,14 +40,6 @@ def optimise(gm: fx.GraphModule) -> fx.GraphModule:
         return gm
 
 
-def _spec_of_node(gm: fx.GraphModule, node: fx.Node) -> Any:
-    if "spec" in node.meta:
-        return node.meta["spec"]
-    if node.op == "get_attr":
-        return spec_of(attribute_of(gm, node))
-    return spec_of(node.meta.get("val"))
-
-
 class _Rewriter:
     """One pass over the old graph, in order; writes are taken out on the way."""
 
@@ -67,9 +59,9 @@ class _Rewriter:
     def _visit(self, node: fx.Node) -> Any:
         if node.op == "placeholder":
             made = self.b.graph.placeholder(str(node.target))
-            spec = _spec_of_node(self.gm, node)
+            spec = node.meta.get("spec") or spec_of(node.meta.get("val"))
             if not isinstance(spec, Spec):
-                raise Unsupported(f"an input that is no tensor: {node}")
+                raise Unsupported(f"an input that is no dense tensor, or of unknown shape: {node}")
             self.b.spec[made] = spec
             self.b.order[made] = len(self.b.order)
             return self._fresh(made, source=made)
@@ -102,6 +94,13 @@ class _Rewriter:
     def _read(self, value: Any) -> Any:
         return map_nodes(value, lambda n: self._value(self.env[n]))
 
+    def _spec(self, node: fx.Node, target: Any, args: Any, kwargs: Any) -> Any:
+        """Spec of a node's value, as noted by the trace, or from the operation."""
+        known = node.meta.get("spec") or spec_of(node.meta.get("val"))
+        if known is None and target._schema.returns:
+            known = self.b.infer(target, self._read(tuple(args)), self._read(dict(kwargs)))
+        return known
+
     @staticmethod
     def _value(ref: Any) -> Any:
         if isinstance(ref, list):
@@ -119,7 +118,7 @@ class _Rewriter:
     def _call(self, node: fx.Node, target: Any, args: Any, kwargs: Any) -> Any:
         """An operation that writes to nothing."""
         first = self.env.get(args[0]) if args and isinstance(args[0], fx.Node) else None
-        spec = _spec_of_node(self.gm, node)
+        spec = self._spec(node, target, args, kwargs)
         aliases = bool(target._schema.arguments) and target._schema.arguments[0].alias_info is not None
         if isinstance(first, Ref) and (aliases or target in _VIEW_LIKE):
             rest = tuple(args[1:])
@@ -131,13 +130,10 @@ class _Rewriter:
                     return first.view(step)
             else:
                 parts = parts_of(self.b, target, self.b.shape(first.read()), rest)
-                if parts is not None:
-                    return [first.view(part) for part in parts]
+                if parts is None:
+                    raise Unsupported(f"{target}, which gives several views")
+                return [first.view(part) for part in parts]
         new_args, new_kwargs = self._read(tuple(args)), self._read(dict(kwargs))
-        if spec is None and target._schema.returns:
-            spec = self.b.infer(target, new_args, new_kwargs)
-        if isinstance(spec, Spec) and spec.device.type == "meta" and not tensors_in(new_args, new_kwargs):
-            raise Unsupported("a computation without data")
         return self._wrap(registry.apply(self.b, target, new_args, new_kwargs, spec))
 
     def _layout(self, node: fx.Node) -> tuple[tuple[int, ...], int]:
@@ -152,9 +148,8 @@ class _Rewriter:
     def _change_view(self, node: fx.Node) -> Any:
         target = INPLACE_VIEWS[node.target]  # type: ignore[index]
         ref = self.env[node.args[0]]  # type: ignore[index]
-        step = view_step(
-            self.b, target, self.b.shape(ref.read()), tuple(node.args[1:]), _spec_of_node(self.gm, node).shape
-        )
+        spec = self._spec(node, target, node.args, node.kwargs)
+        step = view_step(self.b, target, self.b.shape(ref.read()), tuple(node.args[1:]), spec.shape)
         assert step is not None
         ref.become(ref.view(step))
         return ref
@@ -195,7 +190,7 @@ class _Rewriter:
         for i in refs:
             kind = {"memory_format": torch.contiguous_format}
             new_args[i] = self.b.emit(aten.clone.default, (new_args[i],), kind, self.b.spec[new_args[i]], fresh=True)
-        result = self.b.emit(target, tuple(new_args), new_kwargs, _spec_of_node(self.gm, node))
+        result = self.b.emit(target, tuple(new_args), new_kwargs, self._spec(node, target, node.args, node.kwargs))
         for i, ref in refs.items():
             ref.write(new_args[i])
         returns = target._schema.returns

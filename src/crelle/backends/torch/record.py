@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from crelle.backends.torch.rewrite.values import aten, graph_module, map_nodes, spec_of, tensors_in
+from crelle.backends.torch.rewrite.values import aten, call, graph_module, map_nodes, spec_of, tensors_in
 
 
 class NeedsValue(Exception):
@@ -76,7 +76,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if func is aten.lift_fresh.default:  # made in f from data: f may write to it, and each run starts anew
             func = aten.lift_fresh_copy.default
         out = func(*args, **kwargs)
-        node = self.graph.create_node("call_function", func, tuple(held), options)
+        node = call(self.graph, func, tuple(held), options)
         node.meta["spec"] = spec_of(out)
         if all(n in self._roots for n in inputs) and torch.Tag.nondeterministic_seeded not in func.tags:
             self._roots[node] = frozenset().union(*(self._roots[n] for n in inputs))
@@ -85,7 +85,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         elif isinstance(out, (tuple, list)):
             for i, item in enumerate(out):
                 if isinstance(item, Tensor):
-                    part = self.graph.create_node("call_function", operator.getitem, (node, i))
+                    part = call(self.graph, operator.getitem, (node, i), {})
                     part.meta["spec"] = spec_of(item)
                     if node in self._roots:
                         self._roots[part] = self._roots[node]
@@ -131,9 +131,9 @@ def record(f: Callable[..., Any], inputs: Sequence[Tensor], *, differentiable: b
     (``x[mask]``, ``if flag:``): the graph holds for these values only.
 
     Args:
-        differentiable: whether autograd may be run through a replay, with respect to inputs or captured tensors. Without,
-            derivative rules take fused kernels (``silu_backward``) and factors (of ``linalg.solve``) that have **no or
-            wrong** derivatives themselves.
+        differentiable: whether autograd may be run through a replay, with respect to inputs or captured tensors. If
+            not, derivative rules take fused kernels (``silu_backward``) and factors (of ``linalg.solve``) that have
+            **no derivatives, or wrong ones**.
 
     Raises:
         NeedsValue: f reads a value that depends on its inputs.

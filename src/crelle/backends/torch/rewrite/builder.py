@@ -22,6 +22,7 @@ from crelle.backends.torch.rewrite.values import (
     Spec,
     Unsupported,
     aten,
+    call,
     freeze,
     graph_module,
     is_effect,
@@ -120,7 +121,7 @@ class Builder:
                 return self._table[key]
         if spec is None:
             spec = self.infer(target, args, kwargs)
-        node = self.graph.create_node("call_function", target, args, dict(kwargs))
+        node = call(self.graph, target, args, dict(kwargs))
         self.spec[node] = spec
         self.order[node] = len(self.order)
         if key is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -50,6 +51,15 @@ def spec_of(value: Any) -> Any:
     if isinstance(value, (tuple, list)):
         return tuple(spec_of(v) for v in value)
     return None
+
+
+def call(graph: fx.Graph, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> fx.Node:
+    """``graph.call_function``, in half the time: given to the constructor, arguments are searched for symbolic sizes."""
+    node = graph.create_node("call_function", target)
+    node.args = args
+    if kwargs:
+        node.kwargs = kwargs
+    return node
 
 
 def graph_module(graph: fx.Graph, attributes: Mapping[str, Tensor]) -> fx.GraphModule:
@@ -114,17 +124,20 @@ def map_nodes(value: Any, change: Callable[[fx.Node], Any]) -> Any:
     return value
 
 
+@functools.cache
 def is_random(target: Any) -> bool:
     """Whether an operation draws random numbers."""
     return torch.Tag.nondeterministic_seeded in getattr(target, "tags", ())
 
 
+@functools.cache
 def writes(target: Any) -> bool:
     """Whether an operation writes to one of its arguments."""
     schema = getattr(target, "_schema", None)
     return schema is not None and any(a.alias_info is not None and a.alias_info.is_write for a in schema.arguments)
 
 
+@functools.cache
 def is_effect(target: Any) -> bool:
     """Whether an operation must be kept even where nothing reads its result."""
     schema = getattr(target, "_schema", None)
