@@ -37,7 +37,7 @@ LEGEND = (
     "A pass pushes one direction through the linearised function (JVP), pulls one back (VJP), or does both (HVP); for "
     "NumPy it is one evaluation of the function. The fewer and the cheaper, the better.",
     "error: largest difference from the framework's own dense result (for NumPy, from a formula), relative to the "
-    "largest entry.",
+    "largest entry. Below it, that of the fastest native call; for NumPy that is SciPy's approx_fprime.",
     "time: of one call of the plan, and relative to the fastest native call, both compiled before; below 1× Crelle is "
     "faster.",
 )
@@ -234,7 +234,7 @@ def _tell(outcome: Outcome) -> None:
     against = ", ".join(f"{name} {seconds_text(seconds)}{_worse(outcome, name)}" for name, seconds in ways)
     verdict = "ok" if outcome.ok else "WRONG"
     rows = [
-        f"  result    error {outcome.error:.0e}, within {outcome.problem.tolerance:.0e}: {verdict}",
+        f"  result    error {_error_text(outcome.error)}, within {outcome.problem.tolerance:.0e}: {verdict}",
         f"  time      {seconds_text(outcome.seconds)} against {against}",
     ]
     show.lines([*str(outcome.plan).splitlines(), *rows, *([f"  note      {outcome.remark}"] if outcome.remark else [])])
@@ -254,7 +254,7 @@ def table(outcomes: list[Outcome]) -> Table:
         "question\nshape",
         "method chosen\npasses",
         "instead of\npasses",
-        "error",
+        "error\nof native",
         "time\nvs native",
     )
     for i, header in enumerate(headers):
@@ -272,10 +272,17 @@ def table(outcomes: list[Outcome]) -> Table:
             f"{problem.kind}\n{' × '.join(f'{n:,}' for n in outcome.matrix.shape)}",
             _method(plan.mode, plan.candidates[0].work),
             _method(*outcome.instead),
-            Text(f"{outcome.error:.0e}", style="green" if outcome.ok else "bold red"),
+            Text.assemble(
+                (_error_text(outcome.error), "green" if outcome.ok else "bold red"),
+                f"\n{_error_text(outcome.native_errors[outcome.native[0]])}",
+            ),
             f"{seconds_text(outcome.seconds)}\n{outcome.ratio:.2g}×",
         )
     return made
+
+
+def _error_text(error: float) -> str:
+    return f"{error:.0e}" if error else "0"
 
 
 def _method(mode: str, work: str) -> str:
