@@ -38,11 +38,11 @@ class Prepared:
         self.plan, self._methods = make_plan(call, trace)
         self.method = self._methods[0]
         self.runner: Runner = trace.build(self.method)
-        self._untried = True
+        self.untried = True
 
     def run(self, call: Call, captured: Any) -> Any:
         """The answer; on the first run with concrete values also the check."""
-        if self._untried:
+        if self.untried:
             return self._first_run(call, captured)
         return self.runner(call, captured)
 
@@ -80,7 +80,7 @@ class Prepared:
                 raise CrelleCheckError(wrong) from failure
             assert failure is not None
             raise failure
-        self._untried = call.abstract
+        self.untried = call.abstract
         self.plan = replace(self.plan, checked=verdict)
         if reasons:
             self._reroute(reasons)
@@ -106,7 +106,10 @@ class Prepared:
         measured: dict[tuple[str, int | None], tuple[float, int | None]] = {}
         for method in self._methods:
             runner = self.runner if method is self.method else self.trace.build(method)
-            seconds = _time(lambda run=runner: call.backend.block_until_ready(run(call, captured)), budget_seconds)
+            try:
+                seconds = _time(lambda run=runner: call.backend.block_until_ready(run(call, captured)), budget_seconds)
+            except Exception:  # it was dropped for that, and the plan says so
+                continue
             measured[method.mode, method.chunk] = (seconds, self.trace.temporary_bytes(method, call, captured))
         candidates = []
         for c in self.plan.candidates:
@@ -224,6 +227,8 @@ def frozen(call: Call, prepared: Prepared, captured: Any, rebind: Callable[..., 
         now = rebind(args, kwargs)
         if now.signature != signature:
             raise _mismatch(planned, now)
+        if prepared.untried and not prepared.trace.holds(now, captured):
+            return prepared.runner(now, captured)  # f has changed since, and says nothing about this plan any more
         return prepared.run(now, captured)
 
     return replace(prepared.plan, _run=run)

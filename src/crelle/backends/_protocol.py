@@ -117,6 +117,10 @@ class Trace(Protocol):
         """The values captured by f as of now, if the trace still describes it; ``None`` if f has changed."""
         ...
 
+    def holds(self, call: Call, captured: Any) -> bool:
+        """Whether f still is what it was, and captures the same values, when a frozen plan is called."""
+        ...
+
     def build(self, method: Method) -> Runner:
         """A runner for ``method``."""
         ...

@@ -197,10 +197,13 @@ class JaxTrace:
         flat = FlatFunction(call, found.layout)
         consts, dynamic = self._consts(found), flat.dynamic
         for mode in modes:
-            programs: list[jex.ClosedJaxpr] = []
+            found_costs: list[PassCost] = []
 
-            def probe(consts: Any, dynamic: Any, mode: str = mode, programs: list[jex.ClosedJaxpr] = programs) -> None:
-                programs.append(self._linear_program(mode, *self._function(flat, dynamic, consts, self._jaxpr)))
+            def probe(consts: Any, dynamic: Any, mode: str = mode, into: list[PassCost] = found_costs) -> None:
+                program = self._linear_program(mode, *self._function(flat, dynamic, consts, self._jaxpr))
+                if _lacks_forward(program.jaxpr):
+                    raise TypeError("a custom_vjp has no forward rule")
+                into.append(cost.pass_cost(program, self._jaxpr, (*consts, *dynamic)))
 
             try:
                 if self.eager:
@@ -210,7 +213,7 @@ class JaxTrace:
             except Exception as error:  # a rule that is missing, or that only works in the other mode
                 self.unavailable[mode] = _reason(error)
                 continue
-            costs[mode] = cost.pass_cost(programs[0], self._jaxpr)
+            costs[mode] = found_costs[0]
             if hurried and (self.request.kind == "hessian" or mode == self.request.mode):
                 break
         if not costs:
@@ -272,6 +275,13 @@ class JaxTrace:
             found.varies |= found.key is not None and found.key.structure == known and self._opaque is None
             return None
         return Captured(found.layout, self._consts(found), found.closed.jaxpr if self._opaque is not None else None)
+
+    def holds(self, call: Call, captured: Captured) -> bool:
+        """Whether f has the traced jaxpr, and captures the same values."""
+        now, call.memo = self.match(call), None  # the call stays that of a plan
+        return now is not None and len(now.consts) == len(captured.consts) and all(
+            map(_same_values, now.consts, captured.consts)
+        )
 
     def build(self, method: Method) -> Runner:
         """A runner: compiled once for concrete values, inlined under transformations."""
@@ -428,6 +438,19 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 40 else f"{type(value).__name__} {text[:30]}..."
 
 
+def _lacks_forward(linear: jex.Jaxpr) -> bool:
+    """Whether a linear program holds a function with a custom_vjp, which can only be transposed."""
+    return any(
+        eqn.primitive.name == "custom_lin" or any(_lacks_forward(sub) for sub, _ in cost.sub_jaxprs(eqn))
+        for eqn in linear.eqns
+    )
+
+
 def _reason(error: Exception) -> str:
+    """Why JAX refuses a direction, in a line."""
+    if "lax.while_loop" in str(error) and "Reverse-mode" in str(error):
+        return "a while_loop, or a fori_loop with bounds that are not fixed, has no reverse rule"
+    if "custom_vjp" in str(error):
+        return "a custom_vjp has no forward rule"
     text = f"{type(error).__name__}: {error}".strip().split("\n")[0]
     return text if len(text) <= 100 else text[:97] + "..."

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import tracemalloc
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -55,7 +56,7 @@ class NumpyTrace:
         if box.n and box.m:
             self.facts = survey(box, linear=not forced and not cautious, analytic=forced or not cautious)
             if cautious:
-                self.facts = Facts(False, False, self.facts.not_analytic, self.facts.seconds)
+                self.facts = replace(self.facts, batched=False, linear=False)
         self.unavailable = dict.fromkeys(_MODES[request.kind], _BLACK_BOX)
         layout = answer.layout_of(call, result)
         wanted = Wanted(request.selection.resolve(total_size(layout.outer), box.n), total_size(layout.outer), box.n)
@@ -124,6 +125,9 @@ class NumpyTrace:
             notes.append("f is analytic: differences of complex steps")
         elif not facts.analytic and not hessian:
             notes.append("f does not admit complex steps: differences, with an estimated error (error=True)")
+        if facts.coarse is not None:
+            digits = -math.log10(float(facts.coarse.max()))
+            notes.append(f"f computes with {digits:.0f} digits inside: it is differentiated with longer steps")
         how = "f takes batches of points" if facts.batched else "f takes one point at a time"
         notes.append(f"{how}; one took {seconds_text(facts.seconds)}, the prices are evaluations times that")
         return notes
@@ -133,6 +137,10 @@ class NumpyTrace:
     def match(self, call: Call) -> Any | None:
         """Nothing is captured: f is evaluated at each call. No match where a run found f to be changed."""
         return None if self._changed else ()
+
+    def holds(self, call: Call, captured: Any) -> bool:
+        """A black box is evaluated, not frozen."""
+        return True
 
     def build(self, method: Method) -> Runner:
         """A runner by differences or complex steps."""
@@ -170,7 +178,7 @@ class NumpyTrace:
         layout = answer.layout_of(call, result)
         m = total_size(layout.outer)
         wanted = Wanted(request.selection.resolve(m, box.n), m, box.n)
-        box.batch_bytes = int(self._batch_bytes)
+        box.batch_bytes, box.coarse = int(self._batch_bytes), facts.coarse
         self._value = box.value
         hessian = request.kind == "hessian"
         size = max(1, len(wanted.cols if hessian else wanted.rows))
@@ -186,7 +194,7 @@ class NumpyTrace:
 
     def check(self, call: Call, captured: Any, given: Any, method: Method) -> CheckReport:
         """One product of the answer against a difference along a random direction, with other steps."""
-        return check.report(call, given, self._value, self._uncertain)
+        return check.report(call, given, self._value, self._uncertain, self.facts.coarse)
 
     def temporary_bytes(self, method: Method, call: Call, captured: Any) -> int | None:
         """The largest sum of what NumPy and f allocate during one run, less the answer."""

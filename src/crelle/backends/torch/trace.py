@@ -262,6 +262,11 @@ class TorchTrace:
         captured = self._guards.match(call.f, call.args, call.kwargs)
         return None if captured is None else (flat, captured)
 
+    def holds(self, call: Call, captured: Any) -> bool:
+        """Whether the guards hold, and lead to the same tensors."""
+        now = self.match(call)
+        return now is not None and all(a is b for a, b in zip(now[1], captured[1], strict=True))
+
     def build(self, method: Method) -> Runner:
         """A runner: replays the kept graph, or runs f anew."""
         if self.eager:
@@ -284,7 +289,8 @@ class TorchTrace:
                 return eagerly(call, (flat, ()))
             if program is None:
                 program = self._build_program(flat, method, lifted)
-                self._wholes.clear()  # they hold what f captured, and would keep it alive
+            if self._lifted or self._wholes:  # they hold what f captured, and would keep it alive
+                self._wholes.clear()
                 self._lifted.clear()
             return flat.assemble(*program(dynamic, lifted))
 
