@@ -17,6 +17,6 @@ What cannot be checked (iterators, clocks, random numbers, effects on the world)
     program.py     the checks, compiled into one function
 """
 
-from crelle.backends.torch.guards.recording import Guards, Recording, is_recording, record
+from crelle.backends.torch.guards.recording import Guards, Recording, record
 
-__all__ = ["Guards", "Recording", "is_recording", "record"]
+__all__ = ["Guards", "Recording", "record"]

@@ -36,16 +36,13 @@ _MAX_VALUES = 4096
 
 
 class _Active(threading.local):
+    """The recordings of a thread, outermost first: an inner one hands on what it sees."""
+
     def __init__(self) -> None:
         self.recordings: list[Recording] = []
 
 
 _active = _Active()
-
-
-def is_recording() -> bool:
-    """Whether a trace is being recorded: what is replayed meanwhile, instead of run, would escape the record."""
-    return bool(_active.recordings)
 
 
 def record(f: Callable[..., Any], args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None) -> Recording:
