@@ -313,4 +313,4 @@ def write(folder: Path, outcomes: list[Outcome]) -> str:
         if error.name != "matplotlib":
             raise
         return 'matplotlib is not installed, so there are no figures: pip install "crelle[plot]".'
-    return f"{len(drawn)} figures: {', '.join(path.name for path in drawn)}."
+    return f"{len(drawn)} figure{'s' * (len(drawn) != 1)}: {', '.join(path.name for path in drawn)}."

@@ -170,7 +170,9 @@ def draw_all(folder: Path, outcomes: Sequence[Outcome]) -> list[Path]:
             if slug in found:
                 files.append(_save(draw(found[slug]), title, folder / f"{slug}.png"))
         if solved:
-            files.append(_save(ratio_bars(solved), "Time against the framework's own (NumPy: SciPy's)", folder / "times.png"))
+            files.append(
+                _save(ratio_bars(solved), "Time against the framework's own (NumPy: SciPy's)", folder / "times.png")
+            )
     return files
 
 
