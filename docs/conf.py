@@ -1,5 +1,8 @@
 """Settings of the documentation. Plain Markdown, the API from docstrings, one theme, no other plugins."""
 
+import re
+from typing import Any
+
 import crelle
 
 project = "Crelle"
@@ -25,6 +28,7 @@ autodoc_preserve_defaults = True
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_custom_sections = ["Cost"]
+napoleon_use_param = False  # a field for each name cannot hold "*args, **kwargs: as for f"
 default_role = "code"
 add_module_names = True
 
@@ -36,3 +40,13 @@ pygments_style = "friendly"
 pygments_dark_style = "monokai"
 # What a page's code printed is set as plain text.
 highlight_language = "text"
+
+
+def keep_bars(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """A bar in a docstring is an absolute value, |x|, and not reStructuredText for a substitution."""
+    for i, line in enumerate(lines):
+        lines[i] = re.sub(r"(``.*?``)|\|", lambda found: found[1] or r"\|", line)
+
+
+def setup(app: Any) -> None:
+    app.connect("autodoc-process-docstring", keep_bars)
