@@ -1,7 +1,8 @@
-"""Trees of dicts, lists, tuples, named tuples and None, for functions that belong to no framework with trees of its own."""
+"""Trees of dicts, lists, tuples, named tuples and None, for functions of a framework that has no trees of its own."""
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,8 @@ from typing import Any
 class TreeDef:
     """The shape of a tree: a kind, what labels the children, and the children; a leaf has no kind.
 
-    Dicts keep the order of their keys, as PyTorch does; two dicts with the same keys in another order are equal trees.
+    Dicts keep the order of their keys, as in PyTorch, and so two dicts in another order are different trees. Named
+    tuples and ordered dicts keep their type; other subclasses become tuples, lists and dicts: who knows how to make one.
     """
 
     kind: type | None
@@ -31,10 +33,11 @@ def _children(tree: Any) -> tuple[type, tuple[Any, ...], Sequence[Any]] | None:
     if tree is None:
         return type(None), (), ()
     if isinstance(tree, dict):
-        return dict, tuple(tree), list(tree.values())
+        return OrderedDict if isinstance(tree, OrderedDict) else dict, tuple(tree), list(tree.values())
     if isinstance(tree, tuple):
-        return type(tree), getattr(tree, "_fields", ()), tree
-    if type(tree) is list:
+        fields = getattr(tree, "_fields", None)
+        return (tuple, (), tree) if fields is None else (type(tree), fields, tree)
+    if isinstance(tree, list):
         return list, (), tree
     return None
 
@@ -70,8 +73,8 @@ def _build(tree: TreeDef, leaves: Iterator[Any]) -> Any:
     below = [_build(child, leaves) for child in tree.children]
     if tree.kind is type(None):
         return None
-    if tree.kind is dict:
-        return dict(zip(tree.keys, below, strict=True))
+    if tree.kind in (dict, OrderedDict):
+        return tree.kind(zip(tree.keys, below, strict=True))
     if tree.kind in (list, tuple):
         return tree.kind(below)
     make: Callable[..., Any] = tree.kind  # a named tuple
@@ -88,7 +91,7 @@ def paths(tree: Any) -> list[str]:
     if found is None:
         return [""]
     kind, keys, below = found
-    if kind is dict:
+    if issubclass(kind, dict):
         labels = [f"[{key!r}]" for key in keys]
     elif keys:
         labels = [f".{key}" for key in keys]

@@ -229,7 +229,7 @@ class _Block:
 
 
 def _check_keywords(
-    what: str, f: Any, derivative: Any, kind: str, worst: int, rtol: float | None, atol: float | None
+    what: str, f: Any, derivative: Any, kind: str, worst: Any, rtol: float | None, atol: float | None
 ) -> None:
     for name, value in (("f", f), ("derivative", derivative)):
         if not callable(value):

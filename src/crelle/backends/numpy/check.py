@@ -23,15 +23,17 @@ OTHER_STEPS = 4.0
 SLACK = 10.0
 
 
-def report(call: Call, given: Any, value: Array, uncertain: Array) -> CheckReport:
+def report(call: Call, given: Any, value: Array, uncertain: Array, coarse: Array | None) -> CheckReport:
     """The report on an answer.
 
     Args:
         value: f(x), flat and only the wanted rows, from the run that made the answer.
         uncertain: what the estimated errors of the answer allow its product to be off.
+        coarse: precision of the outputs, where it is less than that of their dtypes.
     """
     request = call.request
     box = BlackBox.of(call)
+    box.coarse = coarse
     result = box.evaluate_base()
     layout = answer.layout_of(call, result)
     m = total_size(layout.outer)

@@ -49,7 +49,8 @@ class BlackBox:
     """f with everything held but the differentiated leaves, which are raveled to one vector.
 
     Points are rows of float64 (or wider, or complex where the leaves are), rounded to the dtypes of the leaves when f
-    is called, with fresh arrays each time. ``batched`` is set by whoever knows that f takes a leading axis of points.
+    is called, with fresh arrays each time. ``batched`` is set by whoever knows that f takes a leading axis of points;
+    ``coarse`` is the precision of each output entry, where it was found to be less than that of its dtype.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class BlackBox:
         self.base: Result | None = None
         self.keep: Array | None = None
         self.batched = False
+        self.coarse: Array | None = None
         self.batch_bytes = BATCH_BYTES
         self._unproven = False
 
@@ -333,7 +335,8 @@ class BlackBox:
         assert self.base is not None
         least = min((float(np.finfo(d).eps) for d in self.dtypes), default=0.0)
         each = [max(least, float(np.finfo(leaf.dtype).eps)) for leaf in self.base.leaves]
-        return self._kept(np.repeat(each, [leaf.size for leaf in self.base.leaves]))
+        dtypes = np.repeat(each, [leaf.size for leaf in self.base.leaves])
+        return self._kept(dtypes if self.coarse is None else np.maximum(dtypes, self.coarse))
 
     def entry_name(self, j: int) -> str:
         """``x[2]``, ``params['w'][0, 1]``: the name of an entry of the raveled input."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -34,12 +34,14 @@ class Facts:
         batched: f(stack of points) is the stack of f(point).
         linear: f is affine, at several points of the size of x and beyond.
         not_analytic: why the complex step cannot be used; empty if it can.
+        coarse: relative precision of each output entry, where one has less than its dtype; otherwise None.
         seconds: one evaluation of f took so long; one point of a batch where f takes batches.
     """
 
     batched: bool = False
     linear: bool = False
     not_analytic: str = "not tried"
+    coarse: Array | None = field(default=None, compare=False)
     seconds: float = 0.0
 
     @property
@@ -56,6 +58,7 @@ def survey(box: BlackBox, linear: bool, analytic: bool) -> Facts:
         linear, analytic: whether to look for these.
     """
     nearby, seconds = _nearby(box)
+    box.coarse = None if nearby is None else _coarse(box, nearby[1])
     batched = nearby is not None and _takes_batches(box, *nearby)
     if batched:
         start = time.perf_counter()
@@ -66,12 +69,13 @@ def survey(box: BlackBox, linear: bool, analytic: bool) -> Facts:
     if analytic:
         size = np.max(np.abs(nearby[1]), axis=0) if nearby is not None else np.zeros(box.m)
         reason = "f is linear: unit differences are exact" if is_linear else _not_analytic(box, size)
-    return Facts(batched, is_linear, reason, seconds)
+    return Facts(batched, is_linear, reason, box.coarse, seconds)
 
 
 def _nearby(box: BlackBox) -> tuple[tuple[Array, Array] | None, float]:
     """Two points on both sides of x with their values [2, m], or None where f is not defined there; seconds for one."""
-    direction = steps.random_direction(box, 3)
+    # no round numbers, so that results are round only where f rounds them
+    direction = steps.random_direction(box, 3) * np.random.default_rng(3).uniform(0.7, 1.0, box.n)
     for size in (0.25, 2.0**-10):
         points = np.stack([box.x + size * direction, box.x - size * direction])
         start = time.perf_counter()
@@ -81,6 +85,17 @@ def _nearby(box: BlackBox) -> tuple[tuple[Array, Array] | None, float]:
             continue
         return (points, values), (time.perf_counter() - start) / 2
     return None, 0.0
+
+
+def _coarse(box: BlackBox, values: Array) -> Array | None:
+    """Precisions, where values of float64 have no more figures than float32 or float16: f computes in these."""
+    found = np.zeros(box.m)
+    moves = np.any(values != box.value, axis=0) & np.all(np.isfinite(values), axis=0)
+    for narrow in (np.float32, np.float16):
+        with np.errstate(over="ignore"):
+            same = [part.astype(narrow) == part for part in (values.real, values.imag)]
+        found = np.where(moves & np.all(same, axis=(0, 1)), float(np.finfo(narrow).eps), found)
+    return found if found.any() else None
 
 
 def _quietly(box: BlackBox, points: Array) -> Array:
@@ -114,23 +129,24 @@ def _is_linear(box: BlackBox, points: Array, values: Array) -> bool:
     """Whether f is affine: the middle of two points, −3 x, 0, a point far away, and a sum; each to rounding."""
     x, here = box.x, box.value
 
-    def vanishes(*terms: Array) -> bool:
+    def vanishes(size: Array, *terms: Array) -> bool:
         with np.errstate(all="ignore"):
             rest = np.abs(sum(terms[1:], terms[0]))
-            size = np.max(np.abs(terms), axis=0)
-        return bool(np.all(rest <= 2 * steps.linear_rounding(box) * size))
+        return bool(np.all(rest <= 4 * steps.linear_rounding(box) * size))
 
-    if not vanishes(values[0], values[1], -2 * here):
+    size = np.abs([*values, here]).max(axis=0)
+    if not vanishes(64 * size, values[0], values[1], -2 * here):  # what else it may be is tested below
         return False
     far = 4 * steps.random_direction(box, 4)
     try:
         origin, back, away, both = _quietly(box, np.stack([0 * x, -3 * x, x + far, points[0] + far]))
     except Exception:  # not defined everywhere, so not linear
         return False
-    if not (vanishes(back, 3 * here, -4 * origin) and vanishes(both, here, -values[0], -away)):
+    size = np.abs([*values, here, origin, back, away, both]).max(axis=0)
+    if not (vanishes(size, back, 3 * here, -4 * origin) and vanishes(size, both, here, -values[0], -away)):
         return False
     # what changes by less than rounding hides is not seen to be linear; a constant only counts at lengths that matter
-    change = np.abs(back - here)
+    change = np.maximum(np.abs(back - here), np.abs(away - here))
     visible = (change >= VISIBLE * np.abs(here)) | ((change == 0) & bool(np.all(steps.scales(x) >= VISIBLE)))
     return bool(np.all(visible))
 
