@@ -28,13 +28,21 @@ def needs_values(error: Exception) -> bool:
     )
 
 
+def _scaled(x: Tensor, factor: Any) -> Any:
+    """A zero without memory times a number (mse_loss does that): PyTorch 2.13 raises, or dies under ``make_fx``."""
+    return torch.zeros_like(x) if x._is_zerotensor() and not isinstance(factor, complex) else NotImplemented
+
+
+_REPAIRS = {torch.ops.aten.mul.Scalar: _scaled}
+
+
 def traced(f: Callable[..., Any], arrays: Sequence[Tensor]) -> fx.GraphModule:
     """The aten graph of f, which reads captured tensors as attributes."""
     with torch.no_grad(), warnings.catch_warnings():
         # an outer autograd must not record the trace (torch.func works inside); a missing batching rule costs the trace
         # a loop, whose operations are then priced like all others
         warnings.filterwarnings("ignore", message="There is a performance drop")
-        module: fx.GraphModule = make_fx(f)(*arrays)
+        module: fx.GraphModule = make_fx(f, decomposition_table=_REPAIRS)(*arrays)
     for node in module.graph.nodes:
         tags = getattr(node.target, "tags", ())
         if torch.Tag.dynamic_output_shape in tags or torch.Tag.data_dependent_output in tags:
