@@ -38,6 +38,11 @@ class ArrayType:
     def __str__(self) -> str:
         return f"{short_dtype(self.dtype)}[{','.join(map(str, self.shape))}]"
 
+    def fits(self, other: ArrayType) -> bool:
+        """Same dtype and shape, and the same device where both are known."""
+        same = self.dtype == other.dtype and self.shape == other.shape
+        return same and (self.device == other.device or not (self.device and other.device))
+
     @property
     def size(self) -> int:
         """Number of entries."""
@@ -134,4 +139,6 @@ def seconds_text(seconds: float) -> str:
     >>> seconds_text(2e-5), seconds_text(0.25), seconds_text(90)
     ('0.02 ms', '250 ms', '90 s')
     """
-    return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1e3:.2g} ms" if seconds < 0.1 else f"{seconds * 1e3:.0f} ms"
+    if seconds >= 1:
+        return f"{seconds:.3g} s"
+    return f"{seconds * 1e3:.2g} ms" if seconds < 0.1 else f"{seconds * 1e3:.0f} ms"

@@ -77,9 +77,17 @@ def bind(f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], r
                 describe(
                     f"{what}: argnums={request.argnums} names argument {i}, and the call has {count}",
                     called=describe_arguments(args, kwargs),
-                    likely="an argument is missing, or was passed by keyword (keyword arguments are not differentiated)",
+                    likely="an argument is missing, or was passed by keyword, and those are not differentiated",
                 )
             )
+    if len({i % count for i in request.argnums_tuple}) < len(request.argnums_tuple):
+        raise CrelleTypeError(
+            describe(
+                f"{what}: argnums={request.argnums} names an argument twice",
+                called=describe_arguments(args, kwargs),
+                expected="each argument once",
+            )
+        )
     wanted = tuple(args[i] for i in request.argnums_tuple)
     active, in_tree = backend.flatten(wanted if isinstance(request.argnums, tuple) else wanted[0])
     try:
@@ -148,7 +156,7 @@ def _check_active(
     called = describe_arguments(args, kwargs)
     if not active:
         raise CrelleTypeError(
-            describe(f"{what}: the differentiated argument holds no array", called=called, expected="at least one array")
+            describe(f"{what}: the differentiated argument holds no array", called=called, expected="one array or more")
         )
     for leaf, name in zip(active, names, strict=True):
         try:

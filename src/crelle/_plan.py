@@ -53,7 +53,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Plan:
-    """How a derivative will be computed, and why. Made by ``crelle.jacobian(f).plan(x)``; printable, comparable, saveable.
+    """How a derivative will be computed, and why. Made by ``crelle.jacobian(f).plan(x)``; prints, compares, saves.
 
     A plan that was made from a function can be called: ``plan(x)`` runs it *frozen*: the trace that it was made from
     is used as it is, without looking for changes in what the function captured. Inputs must have the planned shapes
@@ -152,13 +152,15 @@ class Plan:
             data = json.loads(Path(path).read_text())
             if data.pop("crelle_plan") != FORMAT:
                 raise ValueError("another version")
-            types = {
-                key: tuple(ArrayType(t["dtype"], tuple(t["shape"]), t["device"]) for t in data.pop(key))
+            inputs, outputs = (
+                tuple(ArrayType(t["dtype"], tuple(t["shape"]), t["device"]) for t in data.pop(key))
                 for key in ("inputs", "outputs")
-            }
+            )
             candidates = tuple(Candidate(**c) for c in data.pop("candidates"))
             names, notes = tuple(data.pop("input_names")), tuple(data.pop("notes"))
-            return cls(**types, candidates=candidates, input_names=names, notes=notes, **data)
+            return cls(
+                inputs=inputs, outputs=outputs, candidates=candidates, input_names=names, notes=notes, **data
+            )  # fmt: skip
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CrelleValueError(
                 describe(
@@ -171,7 +173,8 @@ class Plan:
 
 def _title(plan: Plan) -> str:
     names = plan.input_names if len(plan.inputs) > 1 else ()
-    return f"{plan.kind.capitalize()} of {plan.function}: {types_text(plan.inputs, names)} -> {types_text(plan.outputs)}"
+    types = f"{types_text(plan.inputs, names)} -> {types_text(plan.outputs)}"
+    return f"{plan.kind.capitalize()} of {plan.function}: {types}"
 
 
 def _rows(plan: Plan) -> list[tuple[str, tuple[str, ...]]]:
@@ -183,7 +186,7 @@ def _rows(plan: Plan) -> list[tuple[str, tuple[str, ...]]]:
         if c.passes < 0:  # not available: there is no price, only a reason
             return (c.label.removeprefix("dense "), "", "", "", *(("", "") if measured else ()), c.reason)
         time, size = (seconds_text(c.seconds), bytes_text(c.bytes))
-        found = ()
+        found: tuple[str, ...] = ()
         if measured:
             found = (
                 "" if c.measured is None else f"measured {seconds_text(c.measured)}",
@@ -195,7 +198,10 @@ def _rows(plan: Plan) -> list[tuple[str, tuple[str, ...]]]:
     rows += [("rejected" if i == 0 else "", cells(c)) for i, c in enumerate(plan.rejected)]
     rows.append(("output", (plan.result,)))
     if plan.memory is not None:
-        bound = f"working set at most {bytes_text(plan.memory)} beyond inputs and result; estimated {bytes_text(plan.bytes)}"
+        bound = f"working set at most {bytes_text(plan.memory)} beyond inputs and result"
+        bound += f"; estimated {bytes_text(plan.bytes)}"
+        if chosen.measured_bytes is not None:
+            bound += f", measured {bytes_text(chosen.measured_bytes)}"
         rows.append(("memory", (bound,)))
     if plan.checked:
         rows.append(("checked", (plan.checked,)))

@@ -38,7 +38,8 @@ def make_plan(call: Call, trace: Trace) -> tuple[Plan, list[Method]]:
     priced: list[tuple[Candidate, Method]] = []
     over: list[Candidate] = []
     for name, cost in trace.costs.items():
-        for candidate, method in _candidates(name, cost, trace, request.kind, selected, rows, n, call, rates, budget, chunk):
+        options = _candidates(name, cost, trace, request.kind, selected, rows, n, call, rates, budget, chunk)
+        for candidate, method in options:
             if budget is not None and candidate.bytes > budget and chunk is None:
                 over.append(candidate)
             else:

@@ -16,7 +16,7 @@ from crelle._errors import CrelleCheckError, CrelleError, CrelleShapeError, desc
 from crelle._fit import fit
 from crelle._plan import Plan
 from crelle._planner import make_plan
-from crelle.backends._protocol import Call, Method, Runner, Trace
+from crelle.backends._protocol import Call, Runner, Trace
 
 #: After this many traces of one function, f is run anew each time instead of being traced again ...
 MAX_TRACES = 12
@@ -106,15 +106,21 @@ class Prepared:
         measured: dict[tuple[str, int | None], tuple[float, int | None]] = {}
         for method in self._methods:
             runner = self.runner if method is self.method else self.trace.build(method)
+
+            def run(runner: Runner = runner) -> None:
+                call.backend.block_until_ready(runner(call, captured))
+
             try:
-                seconds = _time(lambda run=runner: call.backend.block_until_ready(run(call, captured)), budget_seconds)
+                seconds = _time(run, budget_seconds)
             except Exception:  # it was dropped for that, and the plan says so
                 continue
             measured[method.mode, method.chunk] = (seconds, self.trace.temporary_bytes(method, call, captured))
-        candidates = []
-        for c in self.plan.candidates:
-            seconds, size = measured.get((c.mode, c.chunk), (None, None))
-            candidates.append(replace(c, measured=seconds, measured_bytes=size))
+        nothing = (None, None)
+        candidates = [
+            replace(c, measured=found[0], measured_bytes=found[1])
+            for c in self.plan.candidates
+            for found in [measured.get((c.mode, c.chunk), nothing)]
+        ]
         return replace(self.plan, candidates=tuple(candidates))
 
 
@@ -133,7 +139,7 @@ def _time(run: Callable[[], None], budget_seconds: float) -> float:
 
 
 class Space:
-    """What is kept of one function under one request: per signature, prepared traces, newest first; and how they did."""
+    """What is kept of one function under one request: per signature, prepared traces, newest first; how they did."""
 
     __slots__ = ("hits", "kept", "traced")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import operator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,7 +59,7 @@ class Request:
 
 def make_request(
     kind: str,
-    f: Callable[..., Any],
+    f: Any,
     *,
     argnums: Any,
     memory: Any,
@@ -81,13 +81,12 @@ def make_request(
                 try_=hint,
             )
         )
-    if isinstance(argnums, bool) or not (
-        isinstance(argnums, int)
-        or (isinstance(argnums, (tuple, list)) and argnums and all(isinstance(i, int) for i in argnums))
-    ):
+    positions = tuple(argnums) if isinstance(argnums, (tuple, list)) else (argnums,)
+    if not positions or not all(hasattr(i, "__index__") and not isinstance(i, bool) for i in positions):
         raise CrelleTypeError(
             describe(f"argnums={argnums!r} does not name arguments", expected="an integer or a tuple of integers")
         )
+    positions = tuple(map(operator.index, positions))
     for name, value, valid in (("mode", mode, MODES[kind]), ("wrt", wrt, WRT)):
         if value not in valid:
             raise CrelleValueError(
@@ -106,7 +105,7 @@ def make_request(
             raise CrelleTypeError(describe(f"{name}={value!r} is not a flag", expected="True or False"))
     return Request(
         kind=kind,
-        argnums=tuple(argnums) if isinstance(argnums, (tuple, list)) else argnums,
+        argnums=positions if isinstance(argnums, (tuple, list)) else positions[0],
         memory=parse_bytes(memory),
         mode=mode,
         chunk=chunk,

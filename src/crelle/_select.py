@@ -47,10 +47,9 @@ class Selection:
                 )
             single = pairs.ndim == 1
             pairs = pairs.reshape(-1, 2)
-            return Selected(
-                None, None, (_in_range("entries", pairs[:, 0], m, "row"), _in_range("entries", pairs[:, 1], n, "column")),
-                single, single,
-            )  # fmt: skip
+            entry_rows = _in_range("entries", pairs[:, 0], m, "row")
+            entry_cols = _in_range("entries", pairs[:, 1], n, "column")
+            return Selected(None, None, (entry_rows, entry_cols), single, single)
         rows, drop_row = _axis_index("rows", self.rows, m, "row")
         cols, drop_col = _axis_index("cols", self.cols, n, "column")
         return Selected(rows, cols, None, drop_row, drop_col)
@@ -96,9 +95,8 @@ class Selected:
             return index if seeds is None else np.searchsorted(seeds, index)
 
         if self.entries is not None:
-            rows, cols = self.entries
-            rows, cols = (local(rows), cols) if side == "rows" else (rows, local(cols))
-            out = matrix[rows, cols]
+            i, j = self.entries
+            out = matrix[(local(i), j) if side == "rows" else (i, local(j))]
             return out[0] if self.drop_row else out
         rows, cols = (
             (None if index is None else local(index) if side == axis else index)
@@ -115,7 +113,7 @@ class Selected:
 
 def _content(wanted: Any) -> Hashable:
     if wanted is None or isinstance(wanted, int):
-        return wanted
+        return type(wanted).__name__, wanted
     if isinstance(wanted, slice):
         return "slice", wanted.start, wanted.stop, wanted.step
     array = np.asarray(wanted)
@@ -126,11 +124,9 @@ def _in_range(keyword: str, index: np.ndarray[Any, Any], count: int, noun: str) 
     index = np.asarray(index, dtype=np.intp)
     bad = index[(index < -count) | (index >= count)]
     if bad.size:
+        valid = f"indices into the raveled tree, from {-count} to {count - 1}" if count else "nothing: it is empty"
         raise CrelleValueError(
-            describe(
-                f"{keyword}= asks for {noun} {int(bad[0])} of a matrix with {count:,} {noun}s",
-                expected=f"indices into the raveled tree, from {-count} to {count - 1}" if count else "nothing: it is empty",
-            )
+            describe(f"{keyword}= asks for {noun} {int(bad[0])} of a matrix with {count:,} {noun}s", expected=valid)
         )
     return np.where(index < 0, index + count, index)
 
@@ -140,10 +136,11 @@ def _axis_index(keyword: str, wanted: Any, count: int, noun: str) -> tuple[Index
         return None, False
     if isinstance(wanted, slice):
         return np.arange(count, dtype=np.intp)[wanted], False
-    try:
-        return _in_range(keyword, np.asarray([operator.index(wanted)]), count, noun), True
-    except TypeError:
-        pass
+    if not isinstance(wanted, bool):
+        try:
+            return _in_range(keyword, np.asarray([operator.index(wanted)]), count, noun), True
+        except TypeError:
+            pass
     index = np.asarray(wanted)
     if index.size == 0:
         return np.zeros(0, dtype=np.intp), False

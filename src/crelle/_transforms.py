@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from crelle._arrays import ArrayType
 from crelle._call import bind, function_name
 from crelle._errors import CrelleTypeError, CrelleValueError, describe
 from crelle._plan import Plan
@@ -58,7 +59,7 @@ class Transform:
     def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         call = bind(self.function, args, kwargs, self.request)
         plan = self.preferred
-        if plan is not None and (plan.inputs != call.inputs or plan.backend != call.backend.name):
+        if plan is not None and not _fits(plan, call):
             raise CrelleValueError(
                 describe(
                     f"{call.text}: the plan that was passed does not fit",
@@ -77,6 +78,11 @@ class Transform:
             if getattr(self.request, name) != getattr(defaults, name)
         ]
         return f"crelle.{self.request.kind}({function_name(self.function)}{''.join(changed)})"
+
+
+def _fits(plan: Plan, call: Call) -> bool:
+    same = plan.backend == call.backend.name and len(plan.inputs) == len(call.inputs)
+    return same and all(map(ArrayType.fits, plan.inputs, call.inputs))
 
 
 def jacobian(
@@ -170,8 +176,8 @@ def hessian(
 ) -> Transform:
     """H[i, j] = ∂²f(x) / ∂x[i] ∂x[j]: a function that returns the Hessian of a scalar function f.
 
-    A drop-in for ``jax.hessian`` and ``torch.func.hessian``: for an input of shape ``[a]`` the result has shape ``[a, a]``;
-    a tree of inputs gives a tree of trees. Keywords are those of :func:`jacobian`.
+    A drop-in for ``jax.hessian`` and ``torch.func.hessian``: for an input of shape ``[a]`` the result has shape
+    ``[a, a]``; a tree of inputs gives a tree of trees. Keywords are those of :func:`jacobian`.
 
     Args:
         mode: ``"auto"``, ``"forward-over-reverse"``, ``"reverse-over-forward"``, ``"reverse-over-reverse"``,

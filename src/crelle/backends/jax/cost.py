@@ -123,10 +123,16 @@ def _peak(jaxpr: jex.Jaxpr, skip: Iterable[Any] = ()) -> int:
     return peak
 
 
-def pass_cost(linear: jex.ClosedJaxpr, primal: jex.Jaxpr | None) -> PassCost:
-    """Cost of one pass of ``linear`` (its constants are the coefficients), and of the ``primal`` that computes them."""
+def pass_cost(linear: jex.ClosedJaxpr, primal: jex.Jaxpr | None, given: Iterable[Any] = ()) -> PassCost:
+    """Cost of one pass of ``linear`` (its constants are the coefficients), and of the ``primal`` that computes them.
+
+    Args:
+        given: inputs and captured values: coefficients that are there anyway, and take no further memory.
+    """
     matmul, flops, moved = _work(linear.jaxpr)
     coefficients = float(sum(_nbytes(v) for v in linear.jaxpr.constvars))
+    there = {id(value) for value in given}
+    kept = sum(_nbytes(v) for v, c in zip(linear.jaxpr.constvars, linear.consts, strict=True) if id(c) not in there)
     primal_matmul, primal_flops, primal_moved = _work(primal) if primal is not None else (0.0, 0.0, 0.0)
     return PassCost(
         flops=flops,
@@ -135,7 +141,7 @@ def pass_cost(linear: jex.ClosedJaxpr, primal: jex.Jaxpr | None) -> PassCost:
         coefficient_bytes=coefficients,
         ops=_operations(linear.jaxpr),
         peak_bytes=_peak(linear.jaxpr, linear.jaxpr.constvars),
-        residual_bytes=coefficients,
+        residual_bytes=float(kept),
         primal_flops=primal_flops + primal_matmul / 4,
         primal_bytes=primal_moved,
         primal_ops=_operations(primal) if primal is not None else 0,
