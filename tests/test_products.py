@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 import torch
 
 import crelle
 
-ARANGE = {"jax": lambda n: jnp.arange(float(n)), "torch": lambda n: torch.arange(n, dtype=torch.float64)}
+ARANGE = {
+    "jax": lambda n: jnp.arange(float(n)),
+    "torch": lambda n: torch.arange(n, dtype=torch.float64),
+    "numpy": lambda n: np.arange(float(n)),
+}
 
 
 @pytest.fixture(params=ARANGE)
