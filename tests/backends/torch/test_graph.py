@@ -435,6 +435,20 @@ def test_large_constants_are_not_kept() -> None:
     assert sum(b.nbytes for b in module.buffers()) < 600 * 600 * 8
 
 
+def test_tangents_that_are_not_there_cost_nothing() -> None:
+    x = make(1, 1, 6, 6)
+    kernel = make(2, 1, 3, 3)
+
+    def f(x: Tensor) -> Tensor:
+        return torch.softmax(F.conv2d(x, kernel).flatten(1) @ make(32, 3), -1)
+
+    f(x)
+    module = optimise(record(lambda x, t: jvp(f, (x,), (t,)), [x, x]))
+    assert operations(module).count(aten.convolution.default) == 2
+    assert operations(module).count(aten.mm.default) + operations(module).count(aten.mv.default) == 2
+    close(compile_graph(module)(x, x.sin()), jvp(f, (x,), (x.sin(),)))
+
+
 def test_user_zeros_are_not_structural() -> None:
     x = torch.tensor([1.0, math.inf, math.nan], dtype=D)
     replay = replay_of(lambda x: (x * torch.zeros(3, dtype=D), x * torch.zeros((), dtype=D), x * 0, x**0), x)

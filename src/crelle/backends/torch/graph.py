@@ -1,7 +1,50 @@
 """Making traced derivatives cheap to replay: the graph is rewritten once, then run as generated Python.
 
-``optimise`` takes an aten graph (from ``make_fx``, or from :func:`crelle.backends.torch.record.record`) and returns an
-equivalent one; ``compile_graph`` turns a graph into a function.
+:func:`optimise` takes an aten graph, from :func:`crelle.backends.torch.record.record` or ``make_fx``, and returns an
+equivalent one; :func:`compile_graph` turns a graph into a function.
+
+>>> import torch
+>>> from crelle.backends.torch.record import record
+>>> weight = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+>>> module = record(torch.func.jacrev(lambda x: torch.tanh(weight @ x)), [torch.zeros(2)])
+>>> rewritten = optimise(module)
+>>> [sum(node.op == "call_function" for node in m.graph.nodes) for m in (module, rewritten)]
+[14, 5]
+>>> compile_graph(rewritten)(torch.zeros(2))
+tensor([[1., 2.],
+        [3., 4.],
+        [5., 6.]])
+
+How to trace
+------------
+1. In one go, with :func:`~crelle.backends.torch.record.record`, the seeds made inside the traced function by ``eye`` or
+   by ``zeros(k, n).diagonal().fill_(1)``: the rewriting knows unit vectors. As inputs they would be any vectors.
+2. With ``vmap`` outermost: ``vmap(lambda v: jvp(grad(h), (x,), (v,))[1])``. ``jacfwd(jacrev(h))`` adds a batch of one,
+   and reverse-over-forward as ``jacrev(jacfwd(h))`` runs the transpose of the whole batch: 22 times the time below.
+3. With grad mode enabled, also for a result that is not differentiated: the graphs are as fast, and those made
+   without have wrong derivatives (see ``record``). Rewriting keeps what autograd and ``torch.func`` need.
+4. Replay outside of autocast: its casts are in the graph.
+
+Microseconds (f64, one CPU thread, torch 2.13): ``torch.func``, then replays of a graph traced (a) in one go, (b) for
+one seed, rewritten, and traced again under ``vmap``, (c) from a rewritten graph of the gradient. (a) is fastest to
+trace; (b) costs a third of (a) where the graph for one seed is there anyway, and replays as fast.
+
+=====================  ======  ===================  =======  =====================  =====  =======================
+function               jacrev  (a) · (b)            fwd-rev  (a) · (b) · (c)        rev²   (a) · (b) · (c)
+=====================  ======  ===================  =======  =====================  =====  =======================
+network 2-16-16-2         186  8.0 · 7.9               1272  27 · 30 · 30             594  27 · 30 · 30
+network 64-128²-10        219  26 · 26                 1514  180 · 173 · 175          799  178 · 174 · 174
+sin(x) eˣ + x³, 2000    15100  570 · 590              77000  660 · 650 · 660
+convolutions              313  54 · 53                 1605  371 · 375 · 380         1474  320 · 324 · 324
+layer norm, 4 × 8         126  20 · 20                 1706  83 · 82 · 83             504  71 · 78 · 71
+attention, 4 × 8          395  92 · 92                 2436  241 · 242 · 243         1345  255 · 257 · 254
+=====================  ======  ===================  =======  =====================  =====  =======================
+
+Reverse-over-forward of the second network: 10 500 in ``torch.func``, 3 900 as ``jacrev(jacfwd(h))``, 181 with ``vmap``
+outermost. ``jacfwd`` of the first: 513, against 11.
+
+What is not seen: ``detach_`` in place and ``no_grad`` inside the function leave nothing in an aten graph, so
+derivatives *of a replay* flow through them; ``detach`` is kept.
 """
 
 from __future__ import annotations

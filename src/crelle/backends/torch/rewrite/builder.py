@@ -316,7 +316,21 @@ class Builder:
             if self.is_permute(a) and self.is_permute(b):  # (AᵀBᵀ)ᵀ = BA
                 spec = self.spec[x]._replace(shape=shape)
                 return self.emit(aten.mm.default, (self.arguments(b)[0], self.arguments(a)[0]), spec=spec)
+        if x.target is aten.mul.Tensor and x not in self.constant:
+            factors = tensors_in(x.args)
+            if any(self.is_permute(f) and self._undoes(order, f) for f in factors):
+                turned = (self._permute_padded(f, order) for f in factors)
+                return self.emit(aten.mul.Tensor, tuple(turned), spec=self.spec[x]._replace(shape=shape))
         return self.emit(aten.permute.default, (x, order), spec=self.spec[x]._replace(shape=shape))
+
+    def _undoes(self, order: tuple[int, ...], x: fx.Node) -> bool:
+        first = self.arguments(x)[1]
+        return len(first) == len(order) and all(first[a] == i for i, a in enumerate(order))
+
+    def _permute_padded(self, x: fx.Node, order: tuple[int, ...]) -> fx.Node:
+        """A factor of a broadcast product with its axes in another order."""
+        old = self.shape(x)
+        return self.permute(self.reshape(x, (1,) * (len(order) - len(old)) + old), order) if old else x
 
     def transpose(self, x: fx.Node) -> fx.Node:
         """A matrix with its axes exchanged."""

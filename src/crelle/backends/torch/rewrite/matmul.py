@@ -7,18 +7,14 @@ from typing import Any
 from torch import fx
 
 from crelle.backends.torch.rewrite.builder import Builder
-from crelle.backends.torch.rewrite.registry import apply, rule
+from crelle.backends.torch.rewrite.registry import apply, rule, zero
 from crelle.backends.torch.rewrite.values import Spec, aten
-
-
-def _zero(b: Builder, *nodes: fx.Node) -> bool:
-    return any(n in b.fill and b.fill[n].value == 0 and b.fill[n].structural for n in nodes)
 
 
 @rule(aten.mm.default)
 def _mm(b: Builder, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], spec: Spec) -> fx.Node:
     x, y = args
-    if _zero(b, x, y):
+    if zero(b, x, y):
         return b.full(spec, 0.0, True)
     (m, k), (_, n) = b.shape(x), b.shape(y)
     if x in b.diagonal:
@@ -50,21 +46,21 @@ def _mv(b: Builder, matrix: fx.Node, vector: fx.Node) -> fx.Node:
 def _mv_rule(b: Builder, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], spec: Spec) -> fx.Node:
     x, y = args
     (m, k) = b.shape(x)
-    if _zero(b, x, y):
+    if zero(b, x, y):
         return b.full(spec, 0.0, True)
     return b.reshape(_mm(b, aten.mm.default, (x, b.reshape(y, (k, 1))), {}, spec._replace(shape=(m, 1))), (m,))
 
 
 @rule(aten.dot.default)
 def _dot(b: Builder, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], spec: Spec) -> fx.Node:
-    return b.full(spec, 0.0, True) if _zero(b, *args) else b.emit(target, args, kwargs, spec)
+    return b.full(spec, 0.0, True) if zero(b, *args) else b.emit(target, args, kwargs, spec)
 
 
 @rule(aten.bmm.default)
 def _bmm(b: Builder, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], spec: Spec) -> fx.Node:
     x, y = args
     (count, m, k), (_, _, n) = b.shape(x), b.shape(y)
-    if _zero(b, x, y):
+    if zero(b, x, y):
         return b.full(spec, 0.0, True)
     flat = spec._replace(shape=(m, n))
     mm = aten.mm.default
@@ -113,3 +109,9 @@ def _addmv(b: Builder, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any
         return b.emit(target, args, kwargs, spec)
     product = _mv_rule(b, aten.mv.default, (x, y), {}, spec)
     return apply(b, aten.add.Tensor, (product, bias), {}, spec)
+
+
+@rule(aten.convolution.default)
+def _convolution(b: Builder, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], spec: Spec) -> fx.Node:
+    x, weight, bias = args[:3]
+    return b.full(spec, 0.0, True) if bias is None and zero(b, x, weight) else b.emit(target, args, kwargs, spec)

@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from crelle.backends.torch.rewrite.builder import Builder
-from crelle.backends.torch.rewrite.registry import RULES, apply, cast, plain, rule
+from crelle.backends.torch.rewrite.registry import RULES, apply, cast, plain, rule, zero
 from crelle.backends.torch.rewrite.values import Slabs, Spec, aten, without_ones
 
 
@@ -76,6 +76,22 @@ def _stack(b: Builder, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any
     if None not in fills and len({f.value for f in fills}) == 1:  # type: ignore[union-attr]
         return b.full(spec, fills[0].value, all(f.structural for f in fills))  # type: ignore[union-attr]
     return b.emit(target, (tuple(parts), axis), {}, spec)
+
+
+@rule(
+    aten.gather.default, aten.index_select.default, aten.index.Tensor, aten.flip.default, aten.roll.default,
+    aten.repeat.default,
+)  # fmt: skip
+def _moved(b: Builder, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], spec: Spec) -> fx.Node:
+    return b.full(spec, *b.fill[args[0]]) if args[0] in b.fill else b.emit(target, args, kwargs, spec)
+
+
+@rule(
+    aten.cumsum.default, aten.tril.default, aten.triu.default, aten.mean.default, aten.mean.dim,
+    aten._softmax_backward_data.default, aten._log_softmax_backward_data.default,
+)  # fmt: skip
+def _linear(b: Builder, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], spec: Spec) -> fx.Node:
+    return b.full(spec, 0.0, True) if zero(b, args[0]) else b.emit(target, args, kwargs, spec)
 
 
 @rule(aten.sum.dim_IntList, aten.sum.default)

@@ -55,6 +55,11 @@ def cast(b: Builder, x: fx.Node, spec: Spec) -> fx.Node:
     return b.expand(x, spec.shape)
 
 
+def zero(b: Builder, *nodes: Any) -> bool:
+    """Whether any of the factors is a structural zero."""
+    return any(n in b.fill and b.fill[n].value == 0 and b.fill[n].structural for n in nodes)
+
+
 def plain(spec: Spec) -> bool:
     """Whether numbers may be held as 0-d tensors: kernels of shorter types compute with the number in float32."""
     return spec.dtype in (torch.float32, torch.float64, torch.complex64, torch.complex128)

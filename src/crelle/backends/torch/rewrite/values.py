@@ -54,7 +54,7 @@ def spec_of(value: Any) -> Any:
 
 
 def call(graph: fx.Graph, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> fx.Node:
-    """``graph.call_function``, in half the time: given to the constructor, arguments are searched for symbolic sizes."""
+    """``graph.call_function`` in half the time: given to the constructor, arguments are searched for symbolic sizes."""
     node = graph.create_node("call_function", target)
     node.args = args
     if kwargs:
