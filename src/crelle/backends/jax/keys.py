@@ -173,17 +173,35 @@ class _Walk:
             return "dict", tuple([(k, self.param(v)) for k, v in value.items()])
         if hasattr(value, "tobytes") and hasattr(value, "dtype") and not hasattr(value, "aval"):
             return str(value.dtype), value.shape, value.tobytes()
+        if hasattr(value, "callback_func"):  # of pure_callback and its like: the function is made anew with each f
+            return "callback", self.param(value.callback_func), value.in_tree
+        if isinstance(value, types.FunctionType):
+            return self.function(value)
         try:
             hash(value)
         except TypeError:
             return _Identity(value)
         return type(value).__name__, value
 
+    def function(self, f: types.FunctionType) -> Hashable:
+        """Functions made anew from the same code are the same if they hold the same."""
+        cells = [cell.cell_contents if _filled(cell) else _EMPTY for cell in f.__closure__ or ()]
+        held = tuple([_held(v) for v in (*cells, *(f.__defaults__ or ()), *(f.__kwdefaults__ or {}).values())])
+        return "function", f.__code__, id(f.__globals__), held
+
     def rule(self, rule: Any) -> Hashable:
         """JAX's own rules by name; anybody else's makes the key opaque."""
         names = {name for name in _names(rule) if not name.startswith(_PLUMBING)}
         self.opaque.update(name for name in names if not name.startswith("jax."))
         return "rule", tuple(sorted(names))
+
+
+_EMPTY = object()
+
+
+def _held(value: Any) -> Hashable:
+    """What a function holds: numbers and texts by value, anything that may change by identity."""
+    return (type(value), value) if isinstance(value, (str, bytes, bool, int)) else _Identity(value)
 
 
 def _constant(value: Any) -> Hashable:
