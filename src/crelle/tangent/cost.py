@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 
@@ -34,6 +34,12 @@ class PassCost:
     primal_flops: float = 0.0
     primal_bytes: float = 0.0
     primal_ops: int = 0
+
+    def scaled(self, factor: float) -> PassCost:
+        """The same pass with its work per seed made dearer; memory and the primal part stay."""
+        return replace(
+            self, flops=self.flops * factor, matmul_flops=self.matmul_flops * factor, bytes=self.bytes * factor
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain numbers, for saving."""

@@ -18,29 +18,16 @@ from jax.extend.core.primitives import convert_element_type_p
 from crelle._arrays import ArrayType, total_size
 from crelle._request import Request
 from crelle.backends._protocol import Method
+from crelle.backends.jax import fusion
 
 Leaves = list[Any]
 Flat = Callable[..., tuple[Leaves, Leaves]]
 Linear = Callable[..., Leaves]
 
-#: Below this many bytes in one batch of tangents, XLA may recompute coefficients inside a fusion; above it, they are
-#: kept apart. Recomputing a sine for each of 2,000 seeds made an element-wise Jacobian five times slower (CPU, f64).
-BARRIER_BYTES = 1 << 18
-
 
 def linear_program(linear: Linear, types: Sequence[ArrayType]) -> jex.ClosedJaxpr:
     """The jaxpr of a linear function; its constants are the coefficients."""
     return jax.make_jaxpr(linear)(*[jax.ShapeDtypeStruct(t.shape, t.dtype) for t in types])
-
-
-def _kept_apart(linear: Linear, types: Sequence[ArrayType], seeds: int) -> Linear:
-    """The same linear function, with its coefficients computed once rather than once per seed."""
-    program = linear_program(linear, types)
-    widest = max((v.aval.size * v.aval.dtype.itemsize for e in program.jaxpr.eqns for v in e.outvars), default=0)
-    if widest * seeds < BARRIER_BYTES or not program.consts:
-        return linear
-    consts = lax.optimization_barrier(program.consts)
-    return jex.jaxpr_as_fun(jex.ClosedJaxpr(program.jaxpr, consts))  # type: ignore[no-any-return]
 
 
 def unit_seeds(ids: Any, types: Sequence[ArrayType]) -> Leaves:
@@ -94,8 +81,10 @@ def linearise(g: Flat, active: Leaves, mode: str) -> tuple[Leaves, Leaves, Linea
     return outputs, aux, lambda *u: list(pull(list(u)))
 
 
-def linearise_gradient(g: Flat, active: Leaves, mode: str, holomorphic: bool) -> tuple[Leaves, Leaves, Linear]:
-    """Value, aux, and v ↦ Hv for a scalar g, in one of three nestings."""
+def linearise_gradient(
+    g: Flat, active: Leaves, mode: str, holomorphic: bool, looped: bool = False
+) -> tuple[Leaves, Leaves, Linear]:
+    """Value, aux, and v ↦ Hv for a scalar g, in one of three nestings; ``looped`` if it is to run chunk after chunk."""
 
     def value(*leaves: Any) -> tuple[Any, tuple[Leaves, Leaves]]:
         outputs, aux = g(*leaves)
@@ -115,10 +104,25 @@ def linearise_gradient(g: Flat, active: Leaves, mode: str, holomorphic: bool) ->
 
     gradient = jax.grad(value, positions, has_aux=True, holomorphic=holomorphic)
     if mode == "forward-over-reverse":
-        _, push, (outputs, aux) = jax.linearize(gradient, *active, has_aux=True)
+        _, push, (outputs, aux) = jax.linearize(gradient if looped else _one_row(value), *active, has_aux=True)
         return outputs, aux, lambda *v: list(push(*v))
     _, pull, (outputs, aux) = jax.vjp(gradient, *active, has_aux=True)
     return outputs, aux, lambda *u: list(pull(u))
+
+
+def _one_row(value: Callable[..., tuple[Any, Any]]) -> Callable[..., tuple[Leaves, Any]]:
+    """The gradient as the only row of a Jacobian, as ``jax.hessian`` forms it: a batch of one seed.
+
+    XLA fuses that much better than a plain gradient where f is a long chain of scalars (24 times faster on a robot arm,
+    CPU), except inside a loop (1.6 times slower on a pair energy).
+    """
+
+    def gradient(*leaves: Any) -> tuple[Leaves, Any]:
+        output, pull, aux = jax.vjp(value, *leaves, has_aux=True)
+        rows = jax.vmap(pull)(jnp.ones((1,), output.dtype))
+        return [row.reshape(leaf.shape) for row, leaf in zip(rows, leaves, strict=True)], aux
+
+    return gradient
 
 
 def second_forward(g: Flat, active: Leaves) -> Callable[[Leaves, Leaves], Any]:
@@ -166,9 +170,7 @@ def push_seeds(
 ) -> Leaves:
     """The linear map on unit seeds; the seed axis of the results is last for columns and first for rows."""
     axis = -1 if side == "cols" else 0
-    count = ids.shape[0]
-    steady = _kept_apart(linear, seeded, min(chunk or count, count))
-    mapped: Callable[[Leaves], Leaves] = jax.vmap(lambda leaves: steady(*leaves), out_axes=axis)
+    mapped: Callable[[Leaves], Leaves] = jax.vmap(lambda leaves: linear(*leaves), out_axes=axis)
     return in_batches(lambda some: mapped(unit_seeds(some, seeded)), ids, chunk, axis)
 
 
@@ -192,21 +194,35 @@ def answer(
     method: Method,
     request: Request,
     by_output: bool,
+    keep: bool = False,
 ) -> tuple[Any, Leaves, Leaves]:
     """(blocks or flat matrix, value, aux) by one method.
 
     Args:
         planned: the types of the outputs when the plan was made.
         by_output: entries have the dtype of the output, as with ``jax.jacfwd``; else of the input, as with ``jacrev``.
+        keep: see that coefficients are computed once and not for every seed.
     """
     hessian, flat = request.kind == "hessian", request.flat
     linear: Linear | None = None
     if method.mode == "forward-over-forward" or not total_size(tuple(inputs)):
         values, aux = g(*active)
-    elif hessian:
-        values, aux, linear = linearise_gradient(g, active, method.mode, request.holomorphic)
     else:
-        values, aux, linear = linearise(g, active, method.mode)
+
+        def linearised(*leaves: Any) -> tuple[Leaves, Leaves, Linear]:
+            if hessian:
+                looped = method.chunk is not None
+                return linearise_gradient(g, list(leaves), method.mode, request.holomorphic, looped)
+            return linearise(g, list(leaves), method.mode)
+
+        def program(values: Leaves, linear: Linear) -> jex.ClosedJaxpr:
+            seeded = values if method.mode == "reverse" else active
+            return linear_program(linear, [ArrayType(str(v.dtype), tuple(v.shape)) for v in seeded])
+
+        seeds = method.chunk or total_size(tuple(planned if method.mode == "reverse" else inputs))
+        values, aux, linear = (
+            fusion.keep_coefficients(linearised, active, program, seeds) if keep else linearised(*active)
+        )
     outputs = tuple(ArrayType(str(v.dtype), tuple(v.shape)) for v in values)
     outer, outer_leaves = (tuple(inputs), active) if hessian else (outputs, values)
     m, n = total_size(outer), total_size(tuple(inputs))
@@ -224,8 +240,9 @@ def answer(
         if flat:
             return selected.apply(kinds.matrix(matrix), "rows", n), values, aux
         return kinds.blocks(blocks.split(_columns(matrix, inputs), "rows")), values, aux
-    # for a symmetric matrix a row is a column: seeds first needs no transposition
-    side, seeded = ("rows", inputs) if hessian else ("cols", inputs) if method.mode == "forward" else ("rows", outputs)
+    side, seeded = ("cols", inputs) if method.mode.startswith("forward") else ("rows", inputs if hessian else outputs)
+    if hessian and method.chunk is not None:  # symmetric: what comes as columns can be written as rows, without strides
+        side = "rows"
     if not flat and method.chunk is not None and len(seeded) > 1:
         pieces = per_leaf(linear, seeded, side, method.chunk)
         parts = [Blocks([s], inputs) if side == "rows" else Blocks(outer, [s]) for s in seeded]
@@ -238,7 +255,7 @@ def answer(
     if not flat:
         return kinds.blocks(blocks.split(leaves, side)), values, aux
     matrix = blocks.matrix(leaves, side)
-    if hessian and method.side == "cols":
+    if hessian and method.side != side:
         matrix = matrix.T
     return selected.apply(kinds.matrix(matrix), method.side, count), values, aux
 
