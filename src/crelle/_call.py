@@ -8,6 +8,7 @@ from typing import Any
 
 from crelle._arrays import ArrayType
 from crelle._errors import CrelleTypeError, CrelleValueError, describe
+from crelle._origin import returns_jax_arrays
 from crelle._request import Request
 from crelle.backends import find_backend, framework_of, get_backend
 from crelle.backends._protocol import Backend, Call
@@ -114,9 +115,8 @@ def bind(f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], r
 
 def backend_of(f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], what: str) -> Backend:
     """The one framework of a call: of the arrays among its arguments, or of the module that is called."""
-    found = None
     stack: list[Any] = [*args, *kwargs.values()]
-    if len(stack) == 1 and (only := framework_of(stack[0])):
+    if len(stack) == 1 and (only := framework_of(stack[0])) not in (None, "numpy"):
         return get_backend(only)
     leaves = []
     while stack:  # trees of any framework: dicts and sequences are enough to find out which one it is
@@ -129,8 +129,11 @@ def backend_of(f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, A
             leaves.append(item)
         else:
             stack.extend(getattr(item, key, None) for key in item.__dataclass_fields__)
-    if not any(framework_of(leaf) for leaf in leaves) and (found := framework_of(f)):
-        return get_backend(found)  # a module may have no array argument at all
+    found = {name for leaf in leaves if (name := framework_of(leaf))}
+    if not found and (owner := framework_of(f)):
+        return get_backend(owner)  # a module may have no array argument at all
+    if found <= {"numpy"} and returns_jax_arrays(f, args, kwargs, only_named=bool(found)):
+        return get_backend("jax")
     return find_backend(what, leaves, describe_arguments(args, kwargs))
 
 
