@@ -87,7 +87,9 @@ def test_well_scaled(f, true, method, accuracy):
 @pytest.mark.parametrize(("f", "true"), FUNCTIONS)
 @pytest.mark.parametrize(("method", "accuracy"), METHODS)
 @pytest.mark.parametrize(
-    ("stretch", "dtype"), [([1e-4, 1e2, 1.0, 1e-2], np.float64), ([1.0, 1.0, 1.0, 1.0], np.float32)], ids=["scales", "f32"]
+    ("stretch", "dtype"),
+    [([1e-4, 1e2, 1.0, 1e-2], np.float64), ([1.0, 1.0, 1.0, 1.0], np.float32)],
+    ids=["scales", "f32"],
 )
 def test_errors_cover_the_truth_elsewhere(f, true, method, accuracy, stretch, dtype):
     x = (np.array([0.7, -1.3, 0.4, 1.9]) * stretch).astype(dtype)
@@ -136,7 +138,9 @@ def test_complex_holomorphic():
 @given(st.lists(st.floats(-2, 2), min_size=6, max_size=6), st.lists(st.floats(-3, 3), min_size=3, max_size=3))
 def test_errors_cover_the_truth_for_cubics(c, x):
     x = np.array([0.0 if abs(v) < 1e-6 else v for v in x])
-    f = lambda x: c[0] * x[0] ** 3 + c[1] * x[0] * x[1] * x[2] + c[2] * x[1] ** 2 * x[2] + c[3] * x[2] ** 3 + c[4] * x[1] + c[5]
+    f = lambda x: (
+        c[0] * x[0] ** 3 + c[1] * x[0] * x[1] * x[2] + c[2] * x[1] ** 2 * x[2] + c[3] * x[2] ** 3 + c[4] * x[1] + c[5]
+    )
     true = np.array(
         [
             [6 * c[0] * x[0], c[1] * x[2], c[1] * x[1]],

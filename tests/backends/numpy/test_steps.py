@@ -94,9 +94,7 @@ def test_an_error_is_small_where_the_function_is_well_scaled(scale):
 def test_a_badly_scaled_vector():
     x = np.array([1e-8, 1e8, 0.0, 2.0])
     f = lambda x: np.array([x[0] * 1e8 + np.sin(x[1] * 1e-8), x[0] * x[1], np.cos(x[2]) * x[3], x[2] ** 2])
-    true = np.array(
-        [[1e8, 1e-8 * math.cos(1.0), 0, 0], [1e8, 1e-8, 0, 0], [0, 0, 0, 1.0], [0, 0, 0, 0]]
-    )
+    true = np.array([[1e8, 1e-8 * math.cos(1.0), 0, 0], [1e8, 1e-8, 0, 0], [0, 0, 0, 1.0], [0, 0, 0, 0]])
     found, error = central(f, x)
     assert np.all(np.abs(found - true) <= 10 * error + 1e-15 * np.abs(true))
     size = np.array([1e-8, 1e8, 1.0, 2.0])
@@ -203,7 +201,7 @@ def test_the_domain_may_end_near_x():
     assert found[0, 0] == pytest.approx(1e12, rel=1e-9)
 
 
-POLYNOMIAL = st.lists(st.floats(-4, 4), min_size=2, max_size=6)
+POLYNOMIAL = st.lists(st.floats(-4, 4, allow_subnormal=False), min_size=2, max_size=6)
 
 
 @settings(max_examples=200, deadline=None)
@@ -213,7 +211,7 @@ def test_errors_cover_the_truth_for_polynomials(coefficients, x):
     (found,), (error,) = central(lambda x: poly(x), np.array([x]))
     size = np.polynomial.Polynomial(np.abs(coefficients))(abs(x))  # what rounding in f is relative to
     length = abs(x) or 1.0
-    assert abs(found[0] - poly.deriv()(x)) <= 10 * error[0] + 1e-10 * size / length
+    assert abs(found[0] - poly.deriv()(x)) <= 10 * error[0] + 1e-10 * size / length + 1e-290
 
 
 @settings(max_examples=200, deadline=None)

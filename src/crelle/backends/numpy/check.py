@@ -27,7 +27,7 @@ def report(call: Call, given: Any, value: Array, uncertain: Array, coarse: Array
     """The report on an answer.
 
     Args:
-        value: f(x), flat and only the wanted rows, from the run that made the answer.
+        value: f(x), flat, from the run that made the answer.
         uncertain: what the estimated errors of the answer allow its product to be off.
         coarse: precision of the outputs, where it is less than that of their dtypes.
     """
@@ -39,13 +39,14 @@ def report(call: Call, given: Any, value: Array, uncertain: Array, coarse: Array
     m = total_size(layout.outer)
     wanted = Wanted(request.selection.resolve(m, box.n), m, box.n)
     hessian = request.kind == "hessian"
+    deterministic = np.array_equal(box.value, value, equal_nan=True)
     if not hessian and len(wanted.rows) != m:
         box.keep = wanted.rows
     derivative, _ = answer.derivative_of(call, given)
     nonfinite = "; ".join(
         filter(None, (answer.nonfinite_text("value", result.output), answer.nonfinite_text("derivative", derivative)))
     )
-    if not np.array_equal(box.value, value, equal_nan=True):
+    if not deterministic:
         return CheckReport(0.0, 0.0, "", nonfinite, deterministic=False)
     if not len(wanted.rows) or not len(wanted.cols):
         return CheckReport(0.0, 0.0, "nothing: nothing was asked for", nonfinite)

@@ -338,6 +338,10 @@ class BlackBox:
         dtypes = np.repeat(each, [leaf.size for leaf in self.base.leaves])
         return self._kept(dtypes if self.coarse is None else np.maximum(dtypes, self.coarse))
 
+    def epsilon_of(self, entries: Array) -> Array:
+        """Spacing for f where it is computed from some entries of x, [entries, m]: of the lesser precision."""
+        return np.maximum(self.epsilon[entries][:, None], self.epsilon_out[None])
+
     def entry_name(self, j: int) -> str:
         """``x[2]``, ``params['w'][0, 1]``: the name of an entry of the raveled input."""
         i = int(np.searchsorted(self.cuts, j, side="right")) - 1

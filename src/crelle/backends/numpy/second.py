@@ -50,11 +50,10 @@ class Analytic:
             with np.errstate(all="ignore"):
                 return np.asarray(values.imag / self._tiny[b][:, None])
 
-        epsilon = float(max([*box.epsilon, *box.epsilon_out]))
         limit = np.maximum(scale, max(1.0, float(scale.max(initial=0.0))))
         lines = steps.Lines(
-            probe, self.gradient[j][:, None], box.epsilon_out, scale[i], limit[i], np.abs(box.x[i]),
-            steps.first_step(epsilon), scale[i] * scale[j],
+            probe, self.gradient[j][:, None], np.maximum(box.epsilon[i], box.epsilon[j]), box.epsilon_out, scale[i],
+            limit[i], np.abs(box.x[i]), scale[i] * scale[j],
         )  # fmt: skip
         found, error = lines.central(np.arange(len(i)))
         return found[:, 0], error[:, 0]
@@ -121,7 +120,7 @@ class Real:
         with np.errstate(all="ignore"):
             found = bend[i] / h[i] ** 2
             found[off] = (both[0] + both[1] - 2 * here - bend[a] - bend[b]) / (2 * h[a] * h[b])
-            return found, 8 * box.epsilon_out[0] * largest / (h[i] * h[j])
+            return found, 8 * np.maximum(box.epsilon_of(i), box.epsilon_of(j))[:, 0] * largest / (h[i] * h[j])
 
     def _shared(self, wanted: Array, factor: float, h: Array) -> tuple[Array, Array]:
         """f(x + h_j e_j) and f(x − h_j e_j): once for every step, for all entries of its row and column."""
@@ -150,7 +149,7 @@ def along(box: BlackBox, w: Array, v: Array) -> tuple[Array, Array]:
         values = box.at(points, lambda i: "x moved along two random directions")[:, 0].reshape(2, 4)
         with np.errstate(all="ignore"):
             far, near = (values @ np.array([1.0, -1.0, -1.0, 1.0])) / (4 * t**2)
-            correction, noise = np.abs(near - far), 8 * box.epsilon_out[0] * np.abs(values).max() / t[1] ** 2
+            correction, noise = np.abs(near - far), 8 * epsilon * np.abs(values).max() / t[1] ** 2
             new, off = near + (near - far) / 3, correction + noise
             agrees = factor < 1 or not np.abs(new - best[0]) > 3 * (off + error[0])
         if not np.isfinite(error[0]) or (off < error[0] and agrees):

@@ -65,9 +65,13 @@ def power_of_two(size: Array) -> Array:
     return np.exp2(np.floor(np.log2(size)))
 
 
-def first_step(epsilon: float) -> float:
-    """(16 eps)^(1/3), relative to the scale: where the error that is estimated is least; 2⁻¹⁶ in float64."""
-    return float(2.0 ** np.round(np.log2(16 * epsilon) / 3))
+def first_step(epsilon: Array) -> Array:
+    """(16 eps)^(1/3), relative to the scale: where the error that is estimated is least; 2⁻¹⁶ in float64.
+
+    >>> float(first_step(np.array(2.0**-52)) * 2**16)
+    1.0
+    """
+    return np.asarray(2.0 ** np.round(np.log2(16 * epsilon) / 3))
 
 
 class Lines:
@@ -76,21 +80,26 @@ class Lines:
     Args:
         probe: evaluates f on the lines.
         here: the values at t = 0, [m], or [lines, m] where they differ.
-        epsilon: relative rounding error of the values, [m].
+        epsilon: relative rounding error of f where it is computed from the entries that a line moves, [lines].
+        epsilon_out: the same of the outputs, [m]; the larger one counts.
         scale: the unit of t on each line, [lines].
         limit: how far t may grow, [lines].
         size: how much of t is lost when it is added to x, in units of eps, [lines].
-        step: the first step, in units of ``scale``.
         weight: what makes the derivatives of different lines comparable, [lines].
     """
 
     def __init__(
-        self, probe: Probe, here: Array, epsilon: Array, scale: Array, limit: Array, size: Array, step: float,
+        self, probe: Probe, here: Array, epsilon: Array, epsilon_out: Array, scale: Array, limit: Array, size: Array,
         weight: Array,
     ) -> None:  # fmt: skip
-        self.probe, self.epsilon = probe, epsilon
+        self.probe, self._epsilon, self._epsilon_out = probe, epsilon, epsilon_out
         self._here = here if here.ndim == 2 else np.broadcast_to(here, (len(scale), len(here)))
-        self.scale, self.limit, self.size, self.step, self.weight = scale, limit, size, step, weight
+        self.scale, self.limit, self.size, self.weight = scale, limit, size, weight
+        self.step = first_step(np.maximum(epsilon, epsilon_out.max(initial=0.0)))
+
+    def epsilon(self, lines: Array) -> Array:
+        """Relative rounding error of the values on some lines, [k, m]."""
+        return np.maximum(self._epsilon[lines][:, None], self._epsilon_out)
 
     def pair(self, lines: Array, t: Array) -> tuple[Array, Array, Array]:
         """(value, correction, noise), each [k, m], from differences with the steps t and t/2.
@@ -107,7 +116,7 @@ class Lines:
             correction = np.abs(near - far)
             best = near + (near - far) / 3
             largest = np.maximum(np.maximum(np.abs(plus), np.abs(minus)), np.abs(here))
-            rounding = 2 * self.epsilon * (largest + np.abs(best) * self.size[lines, None])
+            rounding = 2 * self.epsilon(lines) * (largest + np.abs(best) * self.size[lines, None])
             # f(x + t) + f(x - t) - 2 f(x) shrinks with t² where f is smooth, with t at a kink: there every slope
             # between the two one-sided ones is as good
             bend, bend2 = plus + minus - 2 * here, plus2 + minus2 - 2 * here
@@ -124,7 +133,7 @@ class Lines:
         Steps become smaller where the correction is larger than the noise, and larger where noise is all there is. Each
         entry keeps the value of the step that it had the least error with.
         """
-        t = self.step * self.scale[lines]
+        t = self.step[lines] * self.scale[lines]
         best, correction, noise = self.pair(lines, t)
         error = correction + noise
         smallest, largest = t.copy(), t.copy()
@@ -153,7 +162,7 @@ class Lines:
             step = np.where(grow, largest[open_], smallest[open_]) * np.exp2(np.round(np.log2(factor)))
             # next to a tiny x nothing was seen: 1 may be the length that matters
             leap = grow & short[open_, 0] & (error[open_, which] >= np.abs(best[open_, which]))
-            step = np.where(leap, np.maximum(step, self.step * power_of_two(limit[open_])), step)
+            step = np.where(leap, np.maximum(step, self.step[lines[open_]] * power_of_two(limit[open_])), step)
             allowed = ~grow | (step <= 0.125 * limit[open_])
             open_, step, grow, which = open_[allowed], step[allowed], grow[allowed], which[allowed]
             if not len(open_):
@@ -190,7 +199,7 @@ class Lines:
             trusted = np.where(error < size, size, 0.0)
             weighed = (trusted * weight).max(axis=0, initial=0.0) / weight
             reference = np.maximum(trusted, np.minimum(trusted.max(axis=0, initial=0.0), weighed))
-            good = GOOD * np.sqrt(self.epsilon) * reference
+            good = GOOD * np.sqrt(self.epsilon(lines)) * reference
             return np.where(error == 0, 0.0, np.where(good > 0, error / good, np.inf))
 
 
@@ -202,8 +211,7 @@ def column_lines(box: BlackBox) -> Lines:
         return box.moved(lines[:, None], (box.x[lines] + t)[:, None])
 
     limit = np.maximum(scale, max(1.0, float(scale.max(initial=0.0))))
-    epsilon = float(max([*box.epsilon, *box.epsilon_out], default=2.0**-52))
-    return Lines(probe, box.value, box.epsilon_out, scale, limit, np.abs(box.x), first_step(epsilon), scale)
+    return Lines(probe, box.value, box.epsilon, box.epsilon_out, scale, limit, np.abs(box.x), scale)
 
 
 def along(box: BlackBox, direction: Array, shift: float = 1.0) -> tuple[Array, Array]:
@@ -213,14 +221,15 @@ def along(box: BlackBox, direction: Array, shift: float = 1.0) -> tuple[Array, A
         direction: exact with x, as :func:`random_direction` is.
         shift: a power of two by which the first step differs from that of the columns, for an independent answer.
     """
-    epsilon = float(max([*box.epsilon, *box.epsilon_out], default=2.0**-52))
-    one = np.ones(1)
+    epsilon = np.full(1, np.max(box.epsilon, initial=2.0**-52, where=direction != 0))
+    # the unit of t is another, so that the steps are
+    one = np.full(1, shift)
 
     def probe(lines: Array, t: Array) -> Array:
         return box.at(box.x + t[:, None] * direction, lambda i: f"x + {t[i]:.3g} v for a random direction v")
 
     size = np.max(np.abs(box.x[direction != 0]) / np.abs(direction[direction != 0]), initial=0.0)
-    lines = Lines(probe, box.value, box.epsilon_out, one, one, size * one, first_step(epsilon) * shift, one)
+    lines = Lines(probe, box.value, epsilon, box.epsilon_out, one, np.ones(1), size * np.ones(1), np.ones(1))
     slope, error = lines.central(np.zeros(1, np.intp))
     return slope[0], error[0]
 
@@ -257,7 +266,7 @@ def complex_step(box: BlackBox, columns: Array, error: bool) -> tuple[Array, Arr
         magnitude = np.abs(found)
         row = np.minimum(magnitude.max(axis=0, initial=0.0), (magnitude * scale).max(axis=0, initial=0.0) / scale)
         size = np.where((found == 0) & (again == 0), 0.0, 4 * magnitude + row)
-        return found, 2 * np.abs(again - found) + box.epsilon_out * size
+        return found, 2 * np.abs(again - found) + box.epsilon_of(columns) * size
 
 
 def unit_differences(box: BlackBox, origin: Array, columns: Array) -> tuple[Array, Array]:
