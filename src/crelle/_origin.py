@@ -1,4 +1,4 @@
-"""Which framework a function is written in, where its arguments do not say: NumPy arrays and numbers suit JAX as well."""
+"""Which framework a function is written in, where its arguments do not say: JAX takes NumPy arrays and numbers, too."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _known: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
 
 
 def returns_jax_arrays(f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], only_named: bool) -> bool:
-    """Whether f, called with NumPy arrays or numbers, returns arrays of JAX. Evaluates f once, and remembers by its code.
+    """Whether f, called with NumPy arrays or numbers, returns arrays of JAX. Evaluates f once, remembered by its code.
 
     Args:
         only_named: do not evaluate f if JAX is not named in it: a NumPy function may take long.
@@ -30,10 +30,9 @@ def returns_jax_arrays(f: Callable[..., Any], args: tuple[Any, ...], kwargs: dic
     code = getattr(inner, "__code__", None)
     found = None if code is None else _known.get(code)
     if found is None:
-        if only_named and not _names_jax(inner, _DEPTH):
-            return False
         try:
-            found = any(framework_of(leaf) == "jax" for leaf in _leaves(f(*args, **kwargs)))
+            worth_a_call = not only_named or _names_jax(inner, _DEPTH)
+            found = worth_a_call and any(framework_of(leaf) == "jax" for leaf in _leaves(f(*args, **kwargs)))
         except Exception:  # it will be raised again, where f is called in earnest
             return False
         if code is not None:
@@ -61,7 +60,7 @@ def _names_jax(f: Any, depth: int) -> bool:
     if _is_of_jax(f) or depth == 0:
         return _is_of_jax(f)
     if not isinstance(f, types.FunctionType):
-        call = getattr(type(f), "__call__", None)
+        call = type(f).__dict__.get("__call__")
         return isinstance(call, types.FunctionType) and _names_jax(call, depth - 1)
     held = [f.__globals__.get(name) for name in _global_names(f.__code__)]
     for cell in f.__closure__ or ():
