@@ -168,6 +168,17 @@ def test_differentiable_graphs_use_rules_that_have_rules() -> None:
     torch.testing.assert_close(found, vmap(grad(grad(F.silu)))(x))
 
 
+def test_operations_may_be_computed_in_other_ways() -> None:
+    def doubled(x: Tensor, factor: float) -> Tensor:
+        return x + x if factor == 2 else NotImplemented
+
+    x = torch.ones(3, dtype=D)
+    module = record(lambda x: x.mul(2) + x.mul(3), [x], decompositions={aten.mul.Tensor: doubled})
+    targets = [n.target for n in module.graph.nodes if n.op == "call_function"]
+    assert targets == [aten.add.Tensor, aten.mul.Tensor, aten.add.Tensor]
+    torch.testing.assert_close(compile_graph(module)(x), 5 * x)
+
+
 def test_recording_leaves_no_trace() -> None:
     x = torch.ones(3, dtype=D, requires_grad=True)
     before = torch.is_autocast_cache_enabled(), torch.is_grad_enabled()

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import operator
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -27,8 +28,9 @@ class NeedsValue(Exception):
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Writes down every operation. Tensors are known by identity, and are not kept alive."""
 
-    def __init__(self) -> None:
+    def __init__(self, decompositions: Mapping[Any, Callable[..., Any]]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.decompositions = decompositions
         self.graph = fx.Graph()
         self.captured: dict[str, Tensor] = {}
         self._nodes: dict[int, tuple[Any, fx.Node]] = {}
@@ -64,6 +66,11 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func in self.decompositions:
+            with self:
+                other = self.decompositions[func](*args, **kwargs)
+            if other is not NotImplemented:
+                return other
         held, options = self.nodes(args), self.nodes(kwargs)
         inputs = tensors_in(held, options)
         if torch.Tag.data_dependent_output in func.tags or func is aten.equal.default:
@@ -121,7 +128,13 @@ def _no_autocast_cache() -> Iterator[None]:
         torch.set_autocast_cache_enabled(before)
 
 
-def record(f: Callable[..., Any], inputs: Sequence[Tensor], *, differentiable: bool = True) -> fx.GraphModule:
+def record(
+    f: Callable[..., Any],
+    inputs: Sequence[Tensor],
+    *,
+    differentiable: bool = True,
+    decompositions: Mapping[Any, Callable[..., Any]] = MappingProxyType({}),
+) -> fx.GraphModule:
     """The aten graph of ``f(*inputs)``, as ``make_fx(f)(*inputs)`` gives it.
 
     f is run once, on the real tensors. Tensors that it captures become attributes: the very objects. Its result may
@@ -134,12 +147,14 @@ def record(f: Callable[..., Any], inputs: Sequence[Tensor], *, differentiable: b
         differentiable: whether autograd may be run through a replay, with respect to inputs or captured tensors. If
             not, derivative rules take fused kernels (``silu_backward``) and factors (of ``linalg.solve``) that have
             **no derivatives, or wrong ones**.
+        decompositions: other ways to compute an operation, as in ``make_fx``: what they return is taken, unless it is
+            ``NotImplemented``.
 
     Raises:
         NeedsValue: f reads a value that depends on its inputs.
         NotImplementedError: f uses a higher-order operation (``torch.cond``), which only ``make_fx`` records.
     """
-    recorder = _Recorder()
+    recorder = _Recorder(decompositions)
     # new objects: an input may be given twice, or be one of the tensors that f captures
     inputs = [t.detach() for t in inputs]
     for i, tensor in enumerate(inputs):
