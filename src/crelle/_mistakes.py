@@ -91,7 +91,7 @@ def _of_part(p: _Pair, where: Any, what: str) -> Iterator[str]:
     yours, reference = p.yours[where], p.reference[where]
     of = f" of {what}" if what else ""
     if not np.any(yours):
-        yield f"{what or 'yours'} is 0: missing"
+        yield f"0 in {what}: missing"
         return
     if p.right(-p.yours, where):
         yield f"the sign{of}"
@@ -103,7 +103,7 @@ def _of_part(p: _Pair, where: Any, what: str) -> Iterator[str]:
     if factor == 0 or (np.size(reference) == 1 and not _simple(factor)):
         return
     if p.right(p.yours / factor, where):
-        yield f"a factor: {what or 'yours'} is {_plain(factor)} × the reference"
+        yield f"a factor: yours is {_plain(factor)} × the reference{f' in {what}' if what else ''}"
 
 
 def _of_triangles(p: _Pair) -> Iterator[str]:
@@ -183,7 +183,7 @@ def _plain(factor: complex) -> str:
     if abs(np.imag(factor)) > 1e-9 * abs(factor):
         return f"({factor:.4g})"
     real = float(np.real(factor))
-    fraction = Fraction(real).limit_denominator(1000)
-    if fraction and abs(float(fraction) - real) <= 1e-6 * abs(real) and abs(fraction.numerator) <= 1000:
+    fraction = Fraction(real).limit_denominator(100)
+    if fraction and abs(float(fraction) - real) <= 1e-6 * abs(real):
         return str(fraction)
     return f"{real:.4g}"
