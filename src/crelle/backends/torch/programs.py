@@ -14,6 +14,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from crelle._arrays import ArrayType, total_size
 from crelle.backends._protocol import Method
 from crelle.backends.torch import graph, run
+from crelle.backends.torch.record import NeedsValue, record
 
 
 class Untraceable(Exception):
@@ -38,25 +39,19 @@ _REPAIRS = {torch.ops.aten.mul.Scalar: _scaled}
 
 def traced(f: Callable[..., Any], arrays: Sequence[Tensor]) -> fx.GraphModule:
     """The aten graph of f, which reads captured tensors as attributes."""
-    with torch.no_grad(), warnings.catch_warnings():
-        # an outer autograd must not record the trace (torch.func works inside); a missing batching rule costs the trace
-        # a loop, whose operations are then priced like all others
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="There is a performance drop")
-        module: fx.GraphModule = make_fx(f, decomposition_table=_REPAIRS)(*arrays)
-    for node in module.graph.nodes:
-        tags = getattr(node.target, "tags", ())
-        if torch.Tag.dynamic_output_shape in tags or torch.Tag.data_dependent_output in tags:
-            if node.target is torch.ops.aten.index.Tensor and not any(_is_mask(index, module) for index in node.args[1]):
-                continue  # indices, not masks: the shape is theirs
-            raise Untraceable(f"the shapes inside f depend on values ({node.target})")
+        try:
+            module = record(f, arrays, decompositions=_REPAIRS)
+        except NeedsValue as error:
+            raise Untraceable(str(error)) from None
+        except NotImplementedError as error:
+            if "rule registered for HOP" not in str(error) and "HigherOrder" not in str(error):
+                raise
+            module = make_fx(f, decomposition_table=_REPAIRS)(*arrays)
+    if module.meta.get("values_read"):
+        raise Untraceable("f reads the value of a captured tensor")
     return module
-
-
-def _is_mask(node: Any, module: fx.GraphModule) -> bool:
-    if not isinstance(node, fx.Node):
-        return False
-    value = _attribute(module, str(node.target)) if node.op == "get_attr" else node.meta.get("val")
-    return not isinstance(value, Tensor) or value.dtype in (torch.bool, torch.uint8)
 
 
 def constants(module: fx.GraphModule) -> list[Tensor]:
@@ -170,7 +165,7 @@ def finish(whole: Whole, lifted: Sequence[Tensor], places: int, compiled: bool) 
     """Put the unit vectors in place of the seeds, lift what f captured, clean and compile."""
     module, node = whole.module, whole.seed
     if node is not None:
-        given, like = node.meta["seeds"], node.meta["val"]
+        given, like = node.meta["seeds"], node.meta.get("spec") or node.meta["val"]
         with module.graph.inserting_after(node):
             if given is None:  # made by operations that the rewriter understands: it can use that they are unit vectors
                 made = _unit_nodes(module.graph, node, like)
@@ -189,12 +184,10 @@ def _unit_nodes(nodes: fx.Graph, after: fx.Node, like: Tensor) -> fx.Node:
     aten = torch.ops.aten
     options = {"dtype": like.dtype, "layout": torch.strided, "device": like.device}
     zeros = nodes.call_function(aten.zeros.default, ([*like.shape],), options)
-    zeros.meta["val"] = like
     with nodes.inserting_after(zeros):
         diagonal = nodes.call_function(aten.diagonal.default, (zeros,))
-        diagonal.meta["val"] = like.diagonal()
     with nodes.inserting_after(diagonal):
-        nodes.call_function(aten.fill_.Scalar, (diagonal, 1)).meta["val"] = like.diagonal()
+        nodes.call_function(aten.fill_.Scalar, (diagonal, 1))
     return zeros
 
 
