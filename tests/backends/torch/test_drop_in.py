@@ -275,3 +275,23 @@ def test_memory_bound_chooses_a_chunk():
     H = crelle.hessian(lambda x: f(x).square().sum(), memory="30kB")
     assert H.plan(x).chunk is not None and H.plan(x).bytes <= 30_000
     assert_close(H(x), hessian(lambda x: f(x).square().sum())(x))
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda x, w: torch.linalg.solve(w @ w.T + 3 * torch.eye(3), x),
+        lambda x, w: torch.logdet(w * x + 3 * torch.eye(3))[None],
+        lambda x, w: torch.nn.functional.silu(w @ x),
+    ],
+    ids=["solve", "logdet", "silu"],
+)
+def test_fused_rules_are_differentiated_again(f):
+    x, w = torch.rand(3, requires_grad=True), torch.rand(3, 3, requires_grad=True)
+
+    def slopes(transform):
+        return torch.autograd.grad(transform(lambda x: f(x, w))(x).square().sum(), (x, w))
+
+    expected = slopes(jacrev)
+    for _ in range(2):
+        assert_close(slopes(crelle.jacobian), expected)
