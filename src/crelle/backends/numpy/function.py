@@ -382,7 +382,7 @@ def same_values(a: Array, b: Array, epsilon: Array, n: int) -> bool:
         size = np.maximum(np.abs(a), np.abs(b))
         typical = np.max(size, initial=0.0, where=np.isfinite(size))
         close = np.abs(a - b) <= 16 * math.sqrt(n + 16) * epsilon * np.maximum(size, typical)
-    return bool(np.all(close | (a == b) | (np.isnan(a) & np.isnan(b))))
+    return bool(np.all((close & np.isfinite(size)) | (a == b) | (np.isnan(a) & np.isnan(b))))
 
 
 def _is_number(leaf: Any) -> bool:
