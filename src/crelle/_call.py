@@ -98,9 +98,7 @@ def bind(f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], r
         inputs, plain = (), False
     names = argument_names(f, request.argnums_tuple)
     if not plain or len(active) != 1 or len(wanted) != 1:
-        names = tuple(
-            names[k] + path for k, tree in enumerate(wanted) for path in backend.paths(tree)
-        )
+        names = tuple(names[k] + path for k, tree in enumerate(wanted) for path in backend.paths(tree))
         _check_active(what, active, names, backend, args, kwargs)
         inputs = tuple([backend.array_type(leaf) for leaf in active])
         if backend.name != "jax":  # JAX moves arrays that were not put on a device, and looks at all arguments

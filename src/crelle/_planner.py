@@ -63,9 +63,7 @@ def make_plan(call: Call, trace: Trace) -> tuple[Plan, list[Method]]:
     candidates = [chosen[0]]
     candidates += [_rejected(c, chosen[0], forced=mode not in ("auto", c.mode)) for c, _ in others]
     candidates += [_with_reason(c, f"needs {bytes_text(c.bytes)}, over {_bound(request.memory, budget)}") for c in over]
-    candidates += [
-        Candidate(name, "", -1, None, math.inf, 0, reason) for name, reason in trace.unavailable.items()
-    ]
+    candidates += [Candidate(name, "", -1, None, math.inf, 0, reason) for name, reason in trace.unavailable.items()]
     plan = Plan(
         kind=request.kind,
         function=call.name,

@@ -97,9 +97,7 @@ def make_request(
             describe(f"chunk={chunk!r} is not a number of seeds", expected="a positive integer: seeds per batch")
         )
     if entries is not None and (rows is not None or cols is not None):
-        raise CrelleValueError(
-            describe("entries= cannot be combined with rows= or cols=", try_="use one or the other")
-        )
+        raise CrelleValueError(describe("entries= cannot be combined with rows= or cols=", try_="use one or the other"))
     for name, value in flags.items():
         if not isinstance(value, bool):
             raise CrelleTypeError(describe(f"{name}={value!r} is not a flag", expected="True or False"))

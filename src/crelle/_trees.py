@@ -13,7 +13,7 @@ class TreeDef:
     """The shape of a tree: a kind, what labels the children, and the children; a leaf has no kind.
 
     Dicts keep the order of their keys, as in PyTorch, and so two dicts in another order are different trees. Named
-    tuples and ordered dicts keep their type; other subclasses become tuples, lists and dicts: who knows how to make one.
+    tuples and ordered dicts keep their type; other subclasses become tuples, lists and dicts.
     """
 
     kind: type | None

@@ -10,7 +10,7 @@ from typing import Any
 from crelle._errors import CrelleTypeError, describe
 from crelle.backends._protocol import Backend
 
-#: Framework module -> backend module, in the order in which they are asked. NumPy comes last: both others accept its arrays.
+#: Framework module -> backend module, in the order in which they are asked; NumPy last, the others take its arrays.
 _BACKENDS = {"jax": "crelle.backends.jax", "torch": "crelle.backends.torch", "numpy": "crelle.backends.numpy"}
 _loaded: dict[str, Backend] = {}
 _by_type: dict[type, str | None] = {}

@@ -175,7 +175,7 @@ class Backend(Protocol):
         ...
 
     def static_key(self, leaf: Any) -> Hashable:
-        """What must be equal for two leaves to share a trace: type for arrays (weak types, strides ...), value otherwise."""
+        """What must be equal for two leaves to share a trace: the type of an array, the value of anything else."""
         ...
 
     def is_abstract(self, leaves: Sequence[Any]) -> bool:

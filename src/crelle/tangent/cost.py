@@ -69,7 +69,5 @@ def pass_seconds(cost: PassCost, rates: Rates, seeds: int, batches: int) -> floa
     """Estimated seconds for ``seeds`` seeds pushed through in ``batches`` batches, linearisation included."""
     per_seed = cost.matmul_flops / rates.matmul + cost.flops / rates.elementwise + cost.bytes / rates.bandwidth
     per_batch = cost.ops * rates.launch + cost.coefficient_bytes / rates.bandwidth
-    once = (
-        cost.primal_flops / rates.elementwise + cost.primal_bytes / rates.bandwidth + cost.primal_ops * rates.launch
-    )
+    once = cost.primal_flops / rates.elementwise + cost.primal_bytes / rates.bandwidth + cost.primal_ops * rates.launch
     return rates.call + once + batches * per_batch + seeds * per_seed

@@ -166,7 +166,9 @@ def test_under_torch_func_and_composed():
     f = lambda x: torch.tanh(x.outer(x)).sum(0)
     X, x = torch.randn(4, 3), torch.randn(3)
     assert_close(vmap(crelle.jacobian(f))(X), vmap(jacrev(f))(X))
-    assert_close(grad(lambda x: crelle.jacobian(f)(x).square().sum())(x), grad(lambda x: jacrev(f)(x).square().sum())(x))
+    assert_close(
+        grad(lambda x: crelle.jacobian(f)(x).square().sum())(x), grad(lambda x: jacrev(f)(x).square().sum())(x)
+    )
     assert_close(jacfwd(crelle.jacobian(f))(x), jacfwd(jacrev(f))(x))
     assert_close(crelle.jacobian(crelle.jacobian(f))(x), jacrev(jacrev(f))(x))
     assert_close(crelle.jacobian(jacrev(f))(x), jacrev(jacrev(f))(x))

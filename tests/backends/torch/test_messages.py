@@ -116,7 +116,9 @@ def test_a_plan_for_other_inputs():
 
 
 def test_a_bound_that_is_too_small():
-    text = message(crelle.jacobian(lambda x: x.outer(x).sin(), memory=10), torch.ones(9), error=crelle.CrelleMemoryError)
+    text = message(
+        crelle.jacobian(lambda x: x.outer(x).sin(), memory=10), torch.ones(9), error=crelle.CrelleMemoryError
+    )
     assert text.startswith("crelle.jacobian(f): memory=10 B is too small for even one pass\n  called    x: f32[9]\n")
     assert "the smallest candidate" in text
 
@@ -128,5 +130,5 @@ def test_a_mode_that_is_not_there():
 
 
 def test_errors_of_the_function_itself_are_passed_through():
-    with pytest.raises(RuntimeError, match="mat1 and mat2|size mismatch"):
+    with pytest.raises(RuntimeError, match=r"mat1 and mat2|size mismatch"):
         crelle.jacobian(lambda x: torch.ones(2, 2) @ x)(torch.ones(3))

@@ -147,7 +147,7 @@ def test_nothing_of_the_users_is_kept_alive():
     J(x)
     J(x)
     watched = [weakref.ref(x), weakref.ref(model), weakref.ref(model.weight)]
-    del x, model, J
+    x = model = J = None
     gc.collect()
     assert [r() for r in watched] == [None, None, None]
 

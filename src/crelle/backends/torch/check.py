@@ -27,7 +27,10 @@ def report(trace: Any, flat: Any, answer: Any, method: Method) -> CheckReport:
         derivative = answer[1]
     elif request.has_aux:
         derivative = answer[0]
-    parts = [p.clone() if p.is_inference() else p.detach() for p in ([derivative] if request.flat else pytree.tree_leaves(derivative))]
+    parts = [
+        p.clone() if p.is_inference() else p.detach()
+        for p in ([derivative] if request.flat else pytree.tree_leaves(derivative))
+    ]
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         return _compare(trace, flat, parts, method, outer, m)
 
@@ -73,9 +76,9 @@ def _compare(
     zero = torch.zeros((), dtype=torch.float64, device=device)
     difference = torch.where(both, (got - expected).abs().double(), zero)
     magnitude = torch.where(both, expected.abs().double(), zero)
-    error = float(difference.max()) if difference.numel() else 0.0
+    largest = float(difference.max()) if difference.numel() else 0.0
     scale = float(magnitude.max()) if magnitude.numel() else 0.0
-    return CheckReport(error, scale, name, _nonfinite(values, parts))
+    return CheckReport(largest, scale, name, _nonfinite(values, parts))
 
 
 def _functional_reference(
@@ -97,9 +100,11 @@ def _reference(
     if not (trace.hessian and trace.request.holomorphic):
         values, _ = flat(*active, *passive)
     if trace.hessian and trace.request.holomorphic:  # reverse mode conjugates twice: compare with nested forward passes
-        g = lambda *a: flat(*a, *passive)  # noqa: E731
-        gradient = torch.func.jacfwd(lambda *a: g(*a)[0][0], tuple(range(len(active))))
-        _, tangents = torch.func.jvp(lambda *a: tuple(gradient(*a)), tuple(active), tuple(seeds))
+        g = lambda *a: flat(*a, *passive)
+        gradient: Any = torch.func.jacfwd(  # type: ignore[no-untyped-call]
+            lambda *a: g(*a)[0][0], tuple(range(len(active)))
+        )
+        _, tangents = run.jvp(lambda *a: tuple(gradient(*a)), tuple(active), tuple(seeds))
         return _ravel(tangents).detach(), "nested JVP"
     if trace.hessian:
         slopes = torch.autograd.grad(values[0], active, create_graph=True, allow_unused=True, materialize_grads=True)
@@ -112,8 +117,13 @@ def _reference(
     if not used:
         return torch.cat([torch.zeros_like(a).reshape(-1) for a in active]).detach(), "VJP"
     if any(v.is_complex() for v, _ in used) and not trace.request.holomorphic:
-        real = [torch.autograd.grad([p(v) for v, _ in used], active, [s.real for _, s in used], retain_graph=True,
-                                    allow_unused=True, materialize_grads=True) for p in (torch.real, torch.imag)]  # fmt: skip
+        real = [
+            torch.autograd.grad(
+                [p(v) for v, _ in used], active, [s.real for _, s in used],
+                retain_graph=True, allow_unused=True, materialize_grads=True,
+            )
+            for p in (torch.real, torch.imag)
+        ]  # fmt: skip
         return torch.complex(_ravel(real[0]), _ravel(real[1])), "VJP"
     rows = torch.autograd.grad(
         [v for v, _ in used], active, [s for _, s in used], allow_unused=True, materialize_grads=True
@@ -148,18 +158,21 @@ def _product(
         matrix = parts[0]
         if selected.entries is not None:
             mine = np.flatnonzero(selected.entries[0] == selected.entries[0][0])
-            return torch.atleast_1d(matrix)[torch.as_tensor(mine, device=device)]
+            return matrix.reshape(-1)[torch.as_tensor(mine, device=device)]
         if selected.drop_col:
             matrix = matrix[..., None]
         if selected.drop_row or (trace.request.kind == "gradient" and matrix.ndim == 1):
             matrix = matrix[None]
         return torch.as_tensor(weights, device=device).to(matrix.dtype) @ matrix
-    total: Any = None
+    total: Tensor | None = None
     for i, (t, w) in enumerate(zip(outer, _leaves(u, outer, device), strict=True)):
         row = parts[i * len(inputs) : (i + 1) * len(inputs)]
-        piece = _ravel([w.reshape(-1).to(b.dtype) @ b.reshape(t.size, s.size) for b, s in zip(row, inputs, strict=True)])
+        piece = _ravel(
+            [w.reshape(-1).to(b.dtype) @ b.reshape(t.size, s.size) for b, s in zip(row, inputs, strict=True)]
+        )
         total = piece if total is None else total + piece
-    return total  # type: ignore[no-any-return]
+    assert total is not None
+    return total
 
 
 def _nonfinite(values: Sequence[Tensor], parts: Sequence[Tensor]) -> str:

@@ -1,4 +1,4 @@
-"""``nn.Module`` as a function: of its inputs, or of its parameters. What cannot be differentiated by batches is named."""
+"""``nn.Module`` as a function of its inputs, or of its parameters; layers without a derivative are named."""
 
 from __future__ import annotations
 

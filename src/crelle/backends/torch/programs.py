@@ -182,7 +182,7 @@ def finish(whole: Whole, lifted: Sequence[Tensor], places: int, compiled: bool) 
 
 def _unit_nodes(nodes: fx.Graph, after: fx.Node, like: Tensor) -> fx.Node:
     aten = torch.ops.aten
-    options = {"dtype": like.dtype, "layout": torch.strided, "device": like.device}
+    options: dict[str, Any] = {"dtype": like.dtype, "layout": torch.strided, "device": like.device}
     zeros = nodes.call_function(aten.zeros.default, ([*like.shape],), options)
     with nodes.inserting_after(zeros):
         diagonal = nodes.call_function(aten.diagonal.default, (zeros,))
@@ -221,7 +221,7 @@ def _unpack(results: Sequence[Any], shape: dict[str, Any]) -> tuple[Any, list[An
 
 def _compile(module: fx.GraphModule, compiled: bool) -> Callable[..., Any]:
     if compiled:
-        return torch.compile(module)  # type: ignore[no-any-return]
+        return torch.compile(module)
     return graph.compile_graph(graph.optimise(module))
 
 
@@ -237,9 +237,7 @@ def _chunked(
 
     def one_batch(*arrays: Any) -> Any:
         g, active = question.function(arrays[:places])
-        values, linear, _ = run.linear_map(
-            g, active, inputs, outputs, method.mode, hessian=hessian, tape=question.tape
-        )
+        values, linear, _ = run.linear_map(g, active, inputs, outputs, method.mode, hessian=hessian, tape=question.tape)
         leaves = run.batch(linear, list(arrays[places:]))
         shape["values"] = len(values.outputs)
         return [*leaves, *values.outputs, *values.aux]
@@ -251,7 +249,7 @@ def _chunked(
     run_primal, run_linear = _compile_plain(primal, compiled), _compile_plain(linear, compiled)
 
     def replay(*arrays: Any) -> Any:
-        *results, = run_primal(*arrays)
+        (*results,) = run_primal(*arrays)
         kept = len(results) - shape["rest"]
         residuals, rest = results[:kept], results[kept:]
 
@@ -265,7 +263,8 @@ def _chunked(
         blocks = run.shape_answer(leaves, method, inputs, outputs, flat=question.flat, hessian=hessian)
         return blocks, rest[: shape["values"]], rest[shape["values"] :]
 
-    shape["rest"] = len(primal.graph.output_node().args[0]) - len(_residuals(linear, len(seeds)))
+    results: Any = primal.graph.output_node().args[0]
+    shape["rest"] = len(results) - len(_residuals(linear, len(seeds)))
     return Program(replay, lambda results: results)
 
 
@@ -293,7 +292,8 @@ def split(module: fx.GraphModule, fixed: int, parts: int) -> tuple[fx.GraphModul
             depends.add(node)
     output = module.graph.output_node()
     depends.discard(output)
-    results = list(output.args[0])
+    everything: Any = output.args[0]
+    results = list(everything)
     products, rest = results[:parts], results[parts:]
     used = [n for n in module.graph.nodes if n in depends]
     residuals: dict[fx.Node, None] = {}

@@ -13,11 +13,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.func import grad, jvp, vjp, vmap
+from torch.func import grad, vmap
 
 from crelle._arrays import ArrayType, total_size
 from crelle._errors import CrelleShapeError, describe
 from crelle.backends._protocol import Method
+
+# typed as if has_aux= did not exist
+jvp: Any = torch.func.jvp
+vjp: Any = torch.func.vjp
 
 Leaves = list[Any]
 Flat = Callable[..., tuple[Leaves, Leaves]]
@@ -39,7 +43,7 @@ def type_of(tensor: Tensor) -> ArrayType:
     return ArrayType(name, tuple(tensor.shape), str(tensor.device))
 
 
-@torch.inference_mode(False)  # type: ignore[untyped-decorator]
+@torch.inference_mode(False)
 def plain_leaves(leaves: Sequence[Tensor]) -> list[Tensor]:
     """The same values, apart from the caller's autograd graph and inference mode."""
     return [leaf.clone() if leaf.is_inference() else leaf.detach() for leaf in leaves]
@@ -156,7 +160,7 @@ def linearise_gradient(g: Flat, active: Leaves, mode: str, tape: bool = False) -
 
         def product(*v: Any) -> Leaves:
             def slope(*leaves: Any) -> Any:
-                primal, tangent, aux = jvp(scalar, leaves, v, has_aux=True)
+                _, tangent, aux = jvp(scalar, leaves, v, has_aux=True)
                 return tangent, aux
 
             rows, kept = grad(slope, positions, has_aux=True)(*active)
@@ -349,12 +353,12 @@ def answer(
     m, n = total_size(tuple(outer)), total_size(tuple(inputs))
     device = active[0].device
     if not m or not n:
-        values, aux = g(*active)
-        return empty_answer(inputs, outer, method, flat=flat, device=device), values, aux
+        found, aux = g(*active)
+        return empty_answer(inputs, outer, method, flat=flat, device=device), found, aux
     if method.mode == "forward-over-forward":
-        matrix, values, aux = symmetric(g, active, inputs, method.chunk)
+        matrix, found, aux = symmetric(g, active, inputs, method.chunk)
         leaves = list(torch.split(matrix, [t.size for t in inputs], 1))
-        return shape_answer(leaves, method, inputs, outputs, flat=flat, hessian=True), values, aux
+        return shape_answer(leaves, method, inputs, outputs, flat=flat, hessian=True), found, aux
     values, linear, seeded = linear_map(g, active, inputs, outputs, method.mode, hessian=hessian, tape=tape)
     if method.mode == "reverse":
         outputs = seeded = tuple(type_of(value) for value in values.outputs)

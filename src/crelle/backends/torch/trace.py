@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crelle._arrays import ArrayType, total_size, types_text
-from crelle._errors import CrelleError, CrelleShapeError, CrelleTypeError, describe
+from crelle._arrays import total_size, types_text
+from crelle._errors import CrelleError, CrelleTypeError, describe
 from crelle.backends._protocol import Call, CheckReport, Method, Runner
 from crelle.backends.torch import check, cost, guards, modules, programs, run, watch
 from crelle.backends.torch.flat import FlatFunction
@@ -70,7 +70,7 @@ class TorchTrace:
         if self.plain_kernels:
             self.notes.append(_PLAIN_NOTE)
 
-    @torch.inference_mode(False)  # type: ignore[untyped-decorator]
+    @torch.inference_mode(False)
     def _trace(self, flat: FlatFunction) -> None:
         """Look at one plain evaluation, trace one unbatched pass of each mode for its price, and make the guards."""
         dynamic = run.plain_leaves(flat.dynamic)
@@ -120,7 +120,8 @@ class TorchTrace:
             if self.costs and self.request.mode == "auto" and not self.hessian:
                 few, many = sorted((m, n))
                 if many > _OBVIOUS * few or (mode == "forward" and m * n < _SMALL):
-                    self.unavailable[mode] = f"not priced: {n if mode == 'forward' else m:,} passes, and the other mode needs {m if mode == 'forward' else n:,}"
+                    mine, other = (n, m) if mode == "forward" else (m, n)
+                    self.unavailable[mode] = f"not priced: {mine:,} passes, and the other mode needs {other:,}"
                     continue
             small = m * n <= _SMALL and self.request.chunk is None and mode != "forward-over-forward"
             module = self._try_program(flat, dynamic, mode, small)
@@ -239,7 +240,9 @@ class TorchTrace:
             )
         if self.hessian and complex_in:
             for mode in ("forward-over-reverse", "reverse-over-reverse", "reverse-over-forward"):
-                self.unavailable[mode] = "PyTorch's reverse mode conjugates: only forward mode composes for complex tensors"
+                self.unavailable[mode] = (
+                    "PyTorch's reverse mode conjugates: only forward mode composes for complex tensors"
+                )
         if complex_in and not request.holomorphic:
             self.unavailable["forward"] = "the input is complex and the output real: only a gradient (a VJP) is defined"
         if complex_out and not complex_in:
@@ -275,7 +278,9 @@ class TorchTrace:
             return self._run_eagerly(method)
         program: programs.Program | None = None
         if self._first is not None:  # f is still what it was: a plan that is called must not see later changes
-            with contextlib.suppress(Exception):  # what cannot be built says so when it is run, and another way is taken
+            with contextlib.suppress(
+                Exception
+            ):  # what cannot be built says so when it is run, and another way is taken
                 program = self._build_program(self._first, method, self._lifted)
         eagerly = self._run_eagerly(method)
 
@@ -296,7 +301,7 @@ class TorchTrace:
 
         return runner
 
-    @torch.inference_mode(False)  # type: ignore[untyped-decorator]
+    @torch.inference_mode(False)
     def _build_program(self, flat: FlatFunction, method: Method, lifted: list[Tensor]) -> programs.Program:
         dynamic = run.plain_leaves(flat.dynamic)
         whole = self._wholes.pop(method.mode, None) if method.chunk is None else None
@@ -337,7 +342,7 @@ class TorchTrace:
     def _kernels(self) -> Any:
         return run.plain_kernels() if self.plain_kernels else contextlib.nullcontext()
 
-    @torch.inference_mode(False)  # type: ignore[untyped-decorator]
+    @torch.inference_mode(False)
     def check(self, call: Call, captured: Any, answer: Any, method: Method) -> CheckReport:
         """One random product against an unbatched product by ``torch.autograd``."""
         flat = captured[0]

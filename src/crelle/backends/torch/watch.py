@@ -19,10 +19,29 @@ from crelle._errors import CrelleValueError, describe
 
 #: Methods that move a value from a tensor into Python, where a graph would freeze it.
 _READS = frozenset(
-    "item tolist numpy __bool__ __int__ __float__ __complex__ __index__ __array__ __contains__ is_nonzero equal "
-    "allclose nonzero argwhere masked_select unique unique_consecutive bincount".split()
+    [
+        "item",
+        "tolist",
+        "numpy",
+        "__bool__",
+        "__int__",
+        "__float__",
+        "__complex__",
+        "__index__",
+        "__array__",
+        "__contains__",
+        "is_nonzero",
+        "equal",
+        "allclose",
+        "nonzero",
+        "argwhere",
+        "masked_select",
+        "unique",
+        "unique_consecutive",
+        "bincount",
+    ]
 )
-_STOPS = frozenset("detach detach_".split())
+_STOPS = frozenset(["detach", "detach_"])
 _AUTOGRAD_FUNCTION = "torch/autograd/function.py"
 
 
@@ -62,22 +81,26 @@ class Seen:
 
 class _Watch(TorchFunctionMode):
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.seen = Seen()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", "")
         if name in _READS and not self.seen.reads_values:
             self.seen.reads_values = f"Tensor.{name}"
-        elif name == "__get__" and getattr(getattr(func, "__self__", None), "__name__", "") == "data":
-            self.seen.stops_grad = True
-        elif name in _STOPS or (func is torch._C._set_grad_enabled and args[:1] == (False,)):
+        elif (
+            (name == "__get__" and getattr(getattr(func, "__self__", None), "__name__", "") == "data")
+            or name in _STOPS
+            or (func is torch._C._set_grad_enabled and args[:1] == (False,))
+        ):
             self.seen.stops_grad = True
         elif name == "register_hook":
             self.seen.runs_backward_code = True
         elif name in ("__getitem__", "__setitem__") and _has_mask(args[1]) and not self.seen.reads_values:
             self.seen.reads_values = "indexing with a mask"
-        elif name == "repeat_interleave" and not self.seen.reads_values and any(isinstance(a, Tensor) for a in args[1:]):
+        elif (
+            name == "repeat_interleave" and not self.seen.reads_values and any(isinstance(a, Tensor) for a in args[1:])
+        ):
             self.seen.reads_values = "repeat_interleave by a tensor"
         return func(*args, **(kwargs or {}))
 
@@ -101,10 +124,14 @@ def evaluate(
     before = sys.getprofile()
     chained = before if callable(before) else None
 
-    def profile(frame: types.FrameType, event: str, arg: Any) -> None:
+    def profile(frame: types.FrameType, event: Any, arg: Any) -> None:
         if chained is not None:  # what f reads is recorded in the same run
             chained(frame, event, arg)
-        if event == "call" and frame.f_code.co_name == "apply" and frame.f_code.co_filename.endswith(_AUTOGRAD_FUNCTION):
+        if (
+            event == "call"
+            and frame.f_code.co_name == "apply"
+            and frame.f_code.co_filename.endswith(_AUTOGRAD_FUNCTION)
+        ):
             # the outer derivative of a custom rule is not the derivative of the operations that it ran
             watch.seen.stops_grad = watch.seen.runs_backward_code = True
 
