@@ -14,6 +14,8 @@ from crelle._arrays import ArrayType, total_size
 from crelle.backends._protocol import CheckReport, Method
 from crelle.backends.torch import run
 
+_jacfwd: Any = torch.func.jacfwd  # untyped
+
 
 def report(trace: Any, flat: Any, answer: Any, method: Method) -> CheckReport:
     """Compare uᵀJ, look for NaN and inf, and evaluate f twice."""
@@ -101,9 +103,7 @@ def _reference(
         values, _ = flat(*active, *passive)
     if trace.hessian and trace.request.holomorphic:  # reverse mode conjugates twice: compare with nested forward passes
         g = lambda *a: flat(*a, *passive)
-        gradient: Any = torch.func.jacfwd(  # type: ignore[no-untyped-call]
-            lambda *a: g(*a)[0][0], tuple(range(len(active)))
-        )
+        gradient: Any = _jacfwd(lambda *a: g(*a)[0][0], tuple(range(len(active))))
         _, tangents = run.jvp(lambda *a: tuple(gradient(*a)), tuple(active), tuple(seeds))
         return _ravel(tangents).detach(), "nested JVP"
     if trace.hessian:
