@@ -24,6 +24,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 #: Bytes of the points and values of one call with a batch: what stays in the cache is fastest.
 BATCH_BYTES = 4 * 2**20
+#: Bytes of the points that are made at a time where f takes them one by one.
+LOOP_BYTES = 2**18
 
 
 class ChangedError(Exception):
@@ -38,6 +40,11 @@ class Result:
     aux: Any
     leaves: list[Array]
     tree: _trees.TreeDef
+
+    @property
+    def kinds(self) -> list[tuple[tuple[int, ...], np.dtype[Any]]]:
+        """Shapes and dtypes of the leaves."""
+        return [(leaf.shape, leaf.dtype) for leaf in self.leaves]
 
     @property
     def types(self) -> tuple[ArrayType, ...]:
@@ -75,10 +82,14 @@ class BlackBox:
         work = np.result_type(np.float64, *self.dtypes)
         parts = [np.asarray(leaf).reshape(-1).astype(work) for leaf in self._leaves]
         self.x: Array = np.concatenate(parts) if parts else np.zeros(0)
+        self._whole = len(self._leaves) == 1 and isinstance(self._leaves[0], np.ndarray)
+        self._only = self.argnums[0] if len(self.argnums) == 1 and self._trees[0][1] is _trees.LEAF else None
         self.base: Result | None = None
+        self._value: Array = np.zeros(0)
         self.keep: Array | None = None
         self.batched = False
         self.coarse: Array | None = None
+        self.scale: Array | None = None
         self.batch_bytes = BATCH_BYTES
         self._unproven = False
 
@@ -124,22 +135,25 @@ class BlackBox:
         if guard_inputs:
             self._refuse_mutation(arguments, kwargs)
         self.base = result
+        self._value = _ravel(result.leaves, 0)
         return result
 
     @property
     def value(self) -> Array:
         """f(x), flat; only the kept entries."""
-        assert self.base is not None
-        return self._kept(_ravel(self.base.leaves, 0))
+        return self._kept(self._value)
 
-    def single(self, point: Array, note: Callable[[], str]) -> Array:
+    def single(self, point: Array, note: Callable[[int], str], which: int) -> Array:
         """f at one point near x, flat; what f raises gets a note that says where."""
+        assert self.base is not None
         try:
-            with np.errstate(all="ignore"):
-                output = self.f(*self._arguments(self._split(point), self.args), **self.kwargs)
-                result = self._checked(output, near=note)
+            output = self.f(*self._arguments(self._split(point), self.args), **self.kwargs)
+            plain = type(output) is np.ndarray and output.dtype.kind in "fc" and self.base.tree is _trees.LEAF
+            if plain and output.shape == self.base.leaves[0].shape and not self.has_aux:
+                return self._kept(output.reshape(-1))  # the way of most functions, without further questions
+            result = self._checked(output, functools.partial(note, which))
         except Exception as error:
-            error.add_note(f"{self.text}: raised when f was evaluated with {note()}")
+            error.add_note(f"{self.text}: raised when f was evaluated with {note(which)}")
             raise
         return self._kept(_ravel(result.leaves, 0))
 
@@ -277,19 +291,20 @@ class BlackBox:
         out = np.empty((count, self.m), np.result_type(self.out_dtype, dtype))
         if not count:
             return out
-        width = 1
-        if self.batched:
-            width = max(1, self.batch_bytes // max(1, dtype.itemsize * self.n + out.itemsize * self.base_size))
-        for start in range(0, count, width):
-            some = slice(start, min(start + width, count))
-            rows = points(some)
-            if self.batched:
+        one = max(1, dtype.itemsize * self.n + out.itemsize * self.base_size)
+        width = max(1, (self.batch_bytes if self.batched else min(self.batch_bytes, LOOP_BYTES)) // one)
+        with np.errstate(all="ignore"):
+            for start in range(0, count, width):
+                some = slice(start, min(start + width, count))
+                rows = points(some)
+                if not self.batched:
+                    for i, row in enumerate(rows, start):
+                        out[i] = self.single(row, note, i)
+                    continue
                 out[some] = self.batch(rows)
                 if self._unproven:
                     self._unproven = False
-                    self._prove(rows[-1], out[some.stop - 1], functools.partial(note, some.stop - 1))
-            else:
-                out[start] = self.single(rows[0], functools.partial(note, start))
+                    self._prove(rows[-1], out[some.stop - 1], note, some.stop - 1)
         return out
 
     def batch(self, rows: Array) -> Array:
@@ -301,8 +316,7 @@ class BlackBox:
         assert self.base is not None
         leaves = self._split(rows, len(rows))
         try:
-            with np.errstate(all="ignore"):
-                output = self.f(*self._arguments(leaves, self.args), **self.kwargs)
+            output = self.f(*self._arguments(leaves, self.args), **self.kwargs)
             if self.has_aux:
                 output = output[0]
             found, tree = _trees.flatten(output)
@@ -317,24 +331,24 @@ class BlackBox:
         """Use batches or not; the first batch of a run is compared with one single evaluation."""
         self.batched = self._unproven = batched
 
-    def _prove(self, point: Array, value: Array, note: Callable[[], str]) -> None:
-        alone = self.single(point, note)
+    def _prove(self, point: Array, value: Array, note: Callable[[int], str], which: int) -> None:
+        alone = self.single(point, note, which)
         if not same_values(value, alone, self.epsilon_out, self.n):
             raise ChangedError("a batch of points gives other values than its points one by one")
 
     # -- what the numbers are
 
-    @property
+    @functools.cached_property
     def epsilon(self) -> Array:
         """Spacing of numbers at 1, for the dtype of each entry of x."""
-        return np.repeat([float(np.finfo(d).eps) for d in self.dtypes], np.diff(self.cuts)) if self.n else np.zeros(0)
+        return np.repeat([_epsilon(d) for d in self.dtypes], np.diff(self.cuts)) if self.n else np.zeros(0)
 
     @property
     def epsilon_out(self) -> Array:
         """The same for each kept output: never below that of the most precise input, as f can hardly do better."""
         assert self.base is not None
-        least = min((float(np.finfo(d).eps) for d in self.dtypes), default=0.0)
-        each = [max(least, float(np.finfo(leaf.dtype).eps)) for leaf in self.base.leaves]
+        least = min((_epsilon(d) for d in self.dtypes), default=0.0)
+        each = [max(least, _epsilon(leaf.dtype)) for leaf in self.base.leaves]
         dtypes = np.repeat(each, [leaf.size for leaf in self.base.leaves])
         return self._kept(dtypes if self.coarse is None else np.maximum(dtypes, self.coarse))
 
@@ -354,6 +368,8 @@ class BlackBox:
 
     def _split(self, points: Array, count: int | None = None) -> list[Any]:
         """Fresh leaves from one flat point, or leaves with a leading axis from ``count`` of them."""
+        if self._whole and points.dtype == self.dtypes[0]:
+            return [points.reshape(points.shape[:-1] + self.inputs[0].shape).copy()]
         lead = () if count is None else (count,)
         fresh = []
         for leaf, kind, dtype, i in zip(self._leaves, self.inputs, self.dtypes, range(len(self.inputs)), strict=True):
@@ -364,11 +380,18 @@ class BlackBox:
         return fresh
 
     def _arguments(self, leaves: Sequence[Any], args: tuple[Any, ...]) -> tuple[Any, ...]:
+        if self._only is not None:
+            return (*args[: self._only], leaves[0], *args[self._only + 1 :])
         changed = list(args)
         rest: Iterator[Any] = iter(leaves)
         for i, (some, tree) in zip(self.argnums, self._trees, strict=True):
             changed[i] = _trees.unflatten(tree, [next(rest) for _ in some])
         return tuple(changed)
+
+
+@functools.cache
+def _epsilon(dtype: np.dtype[Any]) -> float:
+    return float(np.finfo(dtype).eps)
 
 
 def complex_of(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -393,7 +416,7 @@ def _ravel(leaves: Sequence[Array], lead: int) -> Array:
     # spelled out, because -1 is ambiguous in an empty array
     flat = [leaf.reshape(*leaf.shape[:lead], math.prod(leaf.shape[lead:])) for leaf in leaves]
     out = flat[0] if len(flat) == 1 else np.concatenate(flat, -1)
-    return out.astype(np.result_type(out.dtype, np.float64))
+    return out if out.dtype == np.float64 else out.astype(np.result_type(out.dtype, np.float64))
 
 
 def _copied(tree: Any) -> Any:

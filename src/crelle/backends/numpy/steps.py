@@ -13,6 +13,7 @@ et al., *Numerical Recipes*, 3rd ed., section 5.7 (2007); complex step, W. Squir
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -34,6 +35,10 @@ ROUNDS = 8
 SHRINK, GROW = 2.0**-5, 2.0**6
 #: An entry whose error exceeds this share of it is in doubt; one below a third of that is clear.
 DOUBT = 0.3
+#: A quick difference is taken for right to this share.
+QUICK = 1e-4
+#: Random directions of up to so many entries are kept.
+KEPT = 4096
 #: An entry is good if its error is below this times sqrt(eps), relative to itself or to the largest of its row.
 GOOD = 1.0
 
@@ -46,14 +51,23 @@ def scales(x: Array) -> Array:
     """
     size = np.abs(x).astype(float)
     usable = np.isfinite(size) & (size > 0)
+    if usable.all():
+        return size
     typical = min(1.0, float(np.median(size[usable]))) if usable.any() else 1.0
     return np.where(usable, size, typical)
 
 
 def exact_scales(box: BlackBox) -> Array:
-    """:func:`scales` as powers of two, with steps that do not underflow."""
-    least = np.repeat([float(np.finfo(d).tiny / np.finfo(d).eps) for d in box.dtypes], np.diff(box.cuts))
-    return power_of_two(np.maximum(scales(box.x), least if box.n else 1.0))
+    """:func:`scales` as powers of two, with steps that do not underflow; reckoned once for a box."""
+    if box.scale is None:
+        least = np.repeat([_least(d) for d in box.dtypes], np.diff(box.cuts))
+        box.scale = power_of_two(np.maximum(scales(box.x), least if box.n else 1.0))
+    return box.scale
+
+
+@functools.cache
+def _least(dtype: np.dtype[Any]) -> float:
+    return float(np.finfo(dtype).tiny / np.finfo(dtype).eps)
 
 
 def power_of_two(size: Array) -> Array:
@@ -234,10 +248,33 @@ def along(box: BlackBox, direction: Array, shift: float = 1.0) -> tuple[Array, A
     return slope[0], error[0]
 
 
+def quick(box: BlackBox, direction: Array) -> tuple[Array, Array]:
+    """The derivative along one direction from two evaluations, and what it should be right to, each [m].
+
+    The error is guessed from the size of the values: enough to wave through what is right, and to suspect the rest.
+    """
+    epsilon = float(max(np.max(box.epsilon, initial=2.0**-52), np.max(box.epsilon_out, initial=0.0)))
+    t = float(first_step(np.asarray(epsilon)))
+    plus, minus = box.at(
+        box.x + np.array([[t], [-t]]) * direction, lambda i: f"x {'+-'[i]} {t:.3g} v for a random direction v"
+    )
+    with np.errstate(all="ignore"):
+        slope = (plus - minus) / (2 * t)
+        return slope, np.asarray(QUICK * (np.abs(slope) + math.sqrt(epsilon) * (np.abs(plus) + np.abs(minus))))
+
+
 def random_direction(box: BlackBox, seed: int) -> Array:
     """Entries ± a power of two times their scale: random, and exact to add to x."""
+    powers = _random_powers if box.n <= KEPT else _random_powers.__wrapped__
+    return np.asarray(exact_scales(box) * powers(box.n, seed))
+
+
+@functools.lru_cache(maxsize=32)
+def _random_powers(n: int, seed: int) -> Array:
     rng = np.random.default_rng(seed)
-    return np.asarray(exact_scales(box) * rng.choice([-1.0, 1.0], box.n) * rng.choice([1.0, 0.5, 0.25], box.n))
+    powers: Array = rng.choice([-1.0, 1.0], n) * rng.choice([1.0, 0.5, 0.25], n)
+    powers.flags.writeable = False
+    return powers
 
 
 def complex_step(box: BlackBox, columns: Array, error: bool) -> tuple[Array, Array]:

@@ -61,15 +61,23 @@ def survey(box: BlackBox, linear: bool, analytic: bool) -> Facts:
     box.coarse = None if nearby is None else _coarse(box, nearby[1])
     batched = nearby is not None and _takes_batches(box, *nearby)
     if batched:
-        start = time.perf_counter()
-        box.batch(np.repeat(box.x[None], MANY, 0))
-        seconds = (time.perf_counter() - start) / MANY
+        seconds = _seconds_of_batch(box)
     is_linear = linear and nearby is not None and _is_linear(box, *nearby)
     reason = "not tried"
     if analytic:
         size = np.max(np.abs(nearby[1]), axis=0) if nearby is not None else np.zeros(box.m)
         reason = "f is linear: unit differences are exact" if is_linear else _not_analytic(box, size)
     return Facts(batched, is_linear, reason, box.coarse, seconds)
+
+
+def _seconds_of_batch(box: BlackBox) -> float:
+    """Of one point."""
+    rows = np.repeat(box.x[None], MANY, 0)
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        start = time.perf_counter()
+        box.batch(rows)
+        return (time.perf_counter() - start) / MANY
 
 
 def _nearby(box: BlackBox) -> tuple[tuple[Array, Array] | None, float]:
@@ -117,7 +125,7 @@ def _takes_batches(box: BlackBox, points: Array, values: Array) -> bool:
     stack = np.concatenate([box.x[None], points])[order]
     expected = np.concatenate([box.value[None], values])[order]
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
             found = box.batch(stack)
     except ChangedError:
