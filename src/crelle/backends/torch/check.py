@@ -14,8 +14,6 @@ from crelle._arrays import ArrayType, total_size
 from crelle.backends._protocol import CheckReport, Method
 from crelle.backends.torch import run
 
-_jacfwd: Any = torch.func.jacfwd  # untyped
-
 
 def report(trace: Any, flat: Any, answer: Any, method: Method) -> CheckReport:
     """Compare uᵀJ, look for NaN and inf, and evaluate f twice."""
@@ -103,7 +101,8 @@ def _reference(
         values, _ = flat(*active, *passive)
     if trace.hessian and trace.request.holomorphic:  # reverse mode conjugates twice: compare with nested forward passes
         g = lambda *a: flat(*a, *passive)
-        gradient: Any = _jacfwd(lambda *a: g(*a)[0][0], tuple(range(len(active))))
+        positions = tuple(range(len(active)))
+        gradient: Any = torch.func.jacfwd(lambda *a: g(*a)[0][0], positions)  # type: ignore[no-untyped-call]
         _, tangents = run.jvp(lambda *a: tuple(gradient(*a)), tuple(active), tuple(seeds))
         return _ravel(tangents).detach(), "nested JVP"
     if trace.hessian:
@@ -176,11 +175,15 @@ def _product(
 
 
 def _nonfinite(values: Sequence[Tensor], parts: Sequence[Tensor]) -> str:
-    value_bad = not all(bool(torch.isfinite(v).all()) for v in values)
+    value_bad = not all(map(_finite, values))
     for part in parts:
-        finite = torch.isfinite(part)
-        if not bool(finite.all()):
-            entry = [int(i) for i in (~finite).nonzero()[0]]
+        if not _finite(part):
+            entry = [int(i) for i in (~torch.isfinite(part)).nonzero()[0]]
             where = f"entry {entry} of the derivative is {part[tuple(entry)].item()}"
             return f"the value of f is not finite (NaN or inf), and {where}" if value_bad else where
     return "the value of f is not finite (NaN or inf)" if value_bad else ""
+
+
+def _finite(array: Tensor) -> bool:
+    """Whether every entry is finite. A finite sum says so without a temporary: ``memory=`` bounds the check, too."""
+    return bool(torch.isfinite(array.sum())) or bool(torch.isfinite(array).all())

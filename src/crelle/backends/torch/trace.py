@@ -123,7 +123,8 @@ class TorchTrace:
                     mine, other = (n, m) if mode == "forward" else (m, n)
                     self.unavailable[mode] = f"not priced: {mine:,} passes, and the other mode needs {other:,}"
                     continue
-            small = m * n <= _SMALL and self.request.chunk is None and mode != "forward-over-forward"
+            entries = n * n if self.hessian else m * n
+            small = entries <= _SMALL and self.request.chunk is None and mode != "forward-over-forward"
             module = self._try_program(flat, dynamic, mode, small)
             for tensor in programs.constants(module) if module is not None else ():
                 captured.setdefault(id(tensor), tensor)
