@@ -117,7 +117,7 @@ def jacobian(
         holomorphic: f is a holomorphic function of complex arrays.
         value: also return f(x), as ``(f(x), jacobian)``, at no extra evaluation.
         error: NumPy functions: also return the estimated error of each entry, as ``(jacobian, error)``, or
-            ``(f(x), jacobian, error)`` with ``value=True``.
+            ``(f(x), jacobian, error)`` with ``value=True``; aux stands beside f(x), or last.
         flatten: return one m × n matrix over the raveled trees.
         rows, cols: an integer, slice, list or mask: only these rows or columns of the flat matrix are computed.
         entries: ``(i, j)`` or a list of pairs: only these entries of the flat matrix.

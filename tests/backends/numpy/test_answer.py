@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from crelle import _trees
 from crelle._arrays import ArrayType
 from crelle._select import Selection
-from crelle.backends.numpy import answer, run
+from crelle.backends.numpy import answer
 from crelle.backends.numpy.answer import Layout, Wanted
 
 M, N = 5, 4
@@ -61,25 +61,6 @@ def test_selections_are_what_numpy_gives(rows, cols, chunk):
 def test_entries(pairs, chunk):
     wanted = Wanted(Selection(entries=pairs).resolve(M, N), M, N)
     np.testing.assert_array_equal(filled(wanted, chunk), [MATRIX[i, j] for i, j in pairs])
-
-
-@given(index(5), index(5), st.integers(1, 30))
-def test_one_triangle_is_enough(rows, cols, block):
-    """Every wanted entry of a symmetric matrix is there, and no pair is computed twice."""
-    symmetric = np.arange(25.0).reshape(5, 5)
-    symmetric = symmetric + symmetric.T
-    wanted = Wanted(Selection(rows, cols).resolve(5, 5), 5, 5)
-    store = np.full((len(wanted.rows), len(wanted.cols)), np.nan)
-    seen = set()
-    for r, c in run.triangle_blocks(wanted, block):
-        i, j = wanted.rows[r], wanted.cols[c]
-        for pair in zip(i.tolist(), j.tolist(), strict=True):
-            assert tuple(sorted(pair)) not in seen
-            seen.add(tuple(sorted(pair)))
-        store[r, c] = symmetric[i, j]
-        a, b, which = run._mirror(wanted, r, c)
-        store[a, b] = symmetric[i, j][which]
-    np.testing.assert_array_equal(wanted.finish(store), picked(symmetric, rows, cols))
 
 
 def test_blocks_and_products_agree():

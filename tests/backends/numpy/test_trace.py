@@ -709,3 +709,23 @@ def test_the_check_can_fail():
     finally:
         run.jacobian = original
     assert "a random product equal to that of an independent difference" in text
+
+
+@pytest.mark.parametrize(
+    ("f", "n", "memory"),
+    [(lambda x: (np.abs(x) ** 3).sum(-1), 250, 1_000_000), (lambda x: (np.abs(x) ** 3).sum(), 80, 200_000)],
+    ids=["batched", "alone"],
+)
+def test_memory_of_a_hessian_is_bounded(f, n, memory):
+    x = np.random.default_rng(0).uniform(0.5, 1.5, n) / n
+    transform = crelle.hessian(f, memory=memory, check=False)
+    transform(x)
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        tracemalloc.reset_peak()
+        found = transform(x)
+        peak = tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+    assert peak - found.nbytes <= 1.2 * memory

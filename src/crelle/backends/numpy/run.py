@@ -11,6 +11,7 @@ from crelle.backends.numpy import second, steps, survey
 from crelle.backends.numpy.answer import Wanted
 from crelle.backends.numpy.function import BlackBox, ChangedError
 from crelle.backends.numpy.survey import Facts
+from crelle.backends.numpy.symmetric import Triangle
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -132,64 +133,17 @@ def hessian(
                 raise ChangedError("f is not linear here")
         return Computed(wanted.finish(store), None if errors is None else wanted.finish(errors), uncertain)
     method: second.Analytic | second.Real = second.Analytic(box) if facts.analytic else second.Real(box)
-    for r, c in triangle_blocks(wanted, chunk * max(1, len(cols))):
+    triangle = Triangle(wanted)
+    for r, c in triangle.blocks(chunk):
         found, off = method.entries(rows[r], cols[c])
-        mirrored = _mirror(wanted, r, c)
-        for target, values in ((store, found), (errors, off)):
-            if target is None:
-                continue
-            with np.errstate(over="ignore"):
-                if wanted.pairs is None:
-                    target[r, c] = values
-                    target[mirrored[0], mirrored[1]] = values[mirrored[2]]
-                else:
-                    target[mirrored[0]] = values[mirrored[1]]
+        triangle.write(store, r, c, found)
+        if errors is not None:
+            triangle.write(errors, r, c, off)
+        a, b, which = triangle.mirror(r, c)
         with np.errstate(all="ignore"):
-            weights = np.abs(w[rows[r]] * v[cols[c]])
-            uncertain += weights @ off
-            if wanted.pairs is None:
-                other = np.abs(w[rows[mirrored[0]]] * v[cols[mirrored[1]]])
-                uncertain += other @ off[mirrored[2]]
+            uncertain += np.abs(w[rows[r]] * v[cols[c]]) @ off + np.abs(w[rows[a]] * v[cols[b]]) @ off[which]
     if guard and isinstance(method, second.Analytic) and method.gradient is not None:
         box.begin_run(False)
         every = direction(box, 0, np.arange(box.n))
         _prove_analytic(box, every, np.atleast_1d(method.gradient @ every))
     return Computed(wanted.finish(store), None if errors is None else wanted.finish(errors), uncertain)
-
-
-def triangle(wanted: Wanted) -> tuple[Array, Array]:
-    """Positions (in ``rows``, in ``cols``) of entries that are enough: of two mirrored ones, the first."""
-    rows, cols = wanted.rows, wanted.cols
-    if wanted.pairs is not None:
-        i, j = rows[wanted.pairs[0]], cols[wanted.pairs[1]]
-        ordered = np.stack([np.maximum(i, j), np.minimum(i, j)], 1)
-        first = np.sort(np.unique(ordered, axis=0, return_index=True)[1])
-        return wanted.pairs[0][first], wanted.pairs[1][first]
-    r, c = np.repeat(np.arange(len(rows)), len(cols)), np.tile(np.arange(len(cols)), len(rows))
-    i, j = rows[r], cols[c]
-    # (i, j) is left out where (j, i) is wanted, too, and j < i
-    twice = np.isin(i, cols) & np.isin(j, rows) & (j > i)
-    return r[~twice], c[~twice]
-
-
-def triangle_blocks(wanted: Wanted, size: int) -> list[tuple[Array, Array]]:
-    """:func:`triangle` in blocks of at most ``size`` entries."""
-    r, c = triangle(wanted)
-    return [(r[k : k + size], c[k : k + size]) for k in range(0, len(r), size)]
-
-
-def _mirror(wanted: Wanted, r: Array, c: Array) -> tuple[Array, ...]:
-    """Where computed entries go besides their own place: (row, col, which) for a matrix, (entry, which) for pairs."""
-    rows, cols = wanted.rows, wanted.cols
-    i, j = rows[r], cols[c]
-    if wanted.pairs is not None:
-        n = int(max(rows.max(initial=0), cols.max(initial=0))) + 1
-        key = np.maximum(i, j) * n + np.minimum(i, j)
-        order = np.argsort(key)
-        a, b = rows[wanted.pairs[0]], cols[wanted.pairs[1]]
-        asked = np.maximum(a, b) * n + np.minimum(a, b)
-        place = np.clip(np.searchsorted(key[order], asked), 0, max(len(key) - 1, 0))
-        hit = np.flatnonzero(key[order][place] == asked)
-        return hit, order[place[hit]]
-    both = np.flatnonzero(np.isin(i, cols) & np.isin(j, rows) & (i != j))
-    return np.searchsorted(rows, j[both]), np.searchsorted(cols, i[both]), both

@@ -22,6 +22,7 @@ from crelle.backends.numpy import answer, check, run, second, steps
 from crelle.backends.numpy.answer import Layout, Wanted
 from crelle.backends.numpy.function import BATCH_BYTES, BlackBox, ChangedError, Result
 from crelle.backends.numpy.survey import Facts, survey
+from crelle.backends.numpy.symmetric import Triangle
 from crelle.tangent.cost import PassCost
 
 #: The price of one evaluation is a measured time; ``Rates`` turns flops back into it.
@@ -77,11 +78,8 @@ class NumpyTrace:
         counts["central"] = (1 if facts.linear else steps.EVALUATIONS, 1.0)
         entries = len(wanted.rows)
         if hessian:
-            r, c = run.triangle(wanted)
-            i, j = wanted.rows[r], wanted.cols[c]
-            total = second.evaluations(
-                len(i), len(np.unique(np.concatenate([i, j]))), int(np.sum(i == j)), facts.analytic
-            )
+            triangle = Triangle(wanted)
+            total = second.evaluations(triangle.pairs, triangle.indices, triangle.diagonal, facts.analytic)
             seeds = max(1, min(len(wanted.rows), len(wanted.cols)))
             counts["central"] = (0 if facts.linear else math.ceil(total / seeds), COMPLEX if facts.analytic else 1.0)
             entries = len(wanted.cols)
