@@ -134,19 +134,19 @@ def _of_slices(p: _Pair) -> Iterator[str]:
     if p.yours.ndim == 2:
         yield from _permuted(p, 0, "row")
         yield from _permuted(p, 1, "column")
-    nouns = ("row", "column") if p.yours.ndim == 2 else [f"slice of axis {k}" for k in range(p.yours.ndim)]
-    hits = [(np.unique(index[:, axis]), axis, noun) for axis, noun in enumerate(nouns)]
-    for hit, axis, noun in sorted(hits, key=lambda some: len(some[0])):
+    hits = [(np.unique(index[:, axis]), axis) for axis in range(p.yours.ndim)]
+    for hit, axis in sorted(hits, key=lambda some: len(some[0])):
         if len(hit) < p.yours.shape[axis] and (p.yours.ndim > 1 or len(hit) <= NAMED):
-            yield from _named(p, axis, noun, hit)
+            yield from _named(p, axis, hit)
 
 
-def _named(p: _Pair, axis: int, noun: str, hit: Array) -> Iterator[str]:
-    if p.yours.ndim == 1:
-        noun = "entry"
-    plural = "entries" if noun == "entry" else noun.replace(noun.split()[0], noun.split()[0] + "s", 1)
+def _named(p: _Pair, axis: int, hit: Array) -> Iterator[str]:
+    """A mistake in some rows, columns, entries or slices."""
+    singular, plural = {1: [("entry", "entries")], 2: [("row", "rows"), ("column", "columns")]}.get(
+        p.yours.ndim, [("slice", "slices")] * p.yours.ndim
+    )[axis]
     numbers = ", ".join(map(str, hit[:NAMED])) + (f" and {len(hit) - NAMED} more" if len(hit) > NAMED else "")
-    name = f"{noun if len(hit) == 1 else plural} {numbers}"
+    name = f"{singular if len(hit) == 1 else plural} {numbers}" + (f" of axis {axis}" if p.yours.ndim > 2 else "")
     where = (slice(None),) * axis + (hit,)
     yield from _of_part(p, where, name)
     yield f"only {name} {'is' if len(hit) == 1 else 'are'} wrong"

@@ -51,7 +51,7 @@ class NumpyTrace:
         result = box.evaluate_base(guard_inputs=True)
         _verify(call, result)
         self.outputs, self._tree, self._kinds = result.types, result.tree, result.kinds
-        self.facts = Facts()
+        self.facts = Facts(not_analytic="there is nothing to differentiate")
         hessian = request.kind == "hessian"
         forced = request.mode == "complex-step"
         if box.n and box.m:
