@@ -13,6 +13,7 @@ from crelle._arrays import ArrayType, total_size
 from crelle._select import Selected
 from crelle.backends._protocol import CheckReport, Method
 from crelle.backends.jax import run
+from crelle.backends.jax.seeds import Linear
 
 #: Ways to compute the product anew, for Hessians and for Jacobians. One that the answer did not take comes first.
 _NESTINGS = ("reverse-over-reverse", "forward-over-reverse", "reverse-over-forward")
@@ -115,7 +116,7 @@ class _Product:
         self.weights = random_vector(len(picked))
         np.add.at(self.vector, picked, self.weights)
 
-    def expected(self, linear: run.Linear) -> Any:
+    def expected(self, linear: Linear) -> Any:
         """The product, from one unbatched pass."""
         cut = np.cumsum([t.size for t in self.summed])[:-1]
         pieces = [

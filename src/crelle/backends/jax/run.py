@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.extend import core as jex
 from jax.extend.core.primitives import convert_element_type_p
 
@@ -19,57 +18,14 @@ from crelle._arrays import ArrayType, total_size
 from crelle._request import Request
 from crelle.backends._protocol import Method
 from crelle.backends.jax import fusion
+from crelle.backends.jax.seeds import Leaves, Linear, Part, in_batches, push_all, push_each, unit_seeds
 
-Leaves = list[Any]
 Flat = Callable[..., tuple[Leaves, Leaves]]
-Linear = Callable[..., Leaves]
 
 
 def linear_program(linear: Linear, types: Sequence[ArrayType]) -> jex.ClosedJaxpr:
     """The jaxpr of a linear function; its constants are the coefficients."""
     return jax.make_jaxpr(linear)(*[jax.ShapeDtypeStruct(t.shape, t.dtype) for t in types])
-
-
-def unit_seeds(ids: Any, types: Sequence[ArrayType]) -> Leaves:
-    """For flat indices ``ids`` [k]: the k unit vectors, as leaves [k, *shape]."""
-    leaves, offset = [], 0
-    for t in types:
-        hot = lax.broadcasted_iota(np.int32, (1, t.size), 1) == (ids - offset)[:, None]
-        leaves.append(hot.astype(t.dtype).reshape(ids.shape[0], *t.shape))
-        offset += t.size
-    return leaves
-
-
-def in_batches(apply: Callable[[Any], Leaves], ids: Any, chunk: int | None, axis: int) -> Leaves:
-    """``apply`` on all seeds; in chunks, each written into the result where it belongs (the last overlaps)."""
-    count = ids.shape[0]
-    if chunk is None or chunk >= count:
-        return apply(jnp.asarray(ids))
-    parts = jax.eval_shape(apply, jax.ShapeDtypeStruct((chunk,), np.int32))
-
-    def grown(part: Any) -> Any:
-        shape = list(part.shape)
-        shape[axis] = count
-        return jnp.zeros(shape, part.dtype)
-
-    table = None if isinstance(ids, np.ndarray) and np.array_equal(ids, np.arange(ids[0], ids[0] + count)) else ids
-
-    def body(i: Any, buffers: Leaves) -> Leaves:
-        start = jnp.minimum(i * chunk, count - chunk).astype(np.int32)
-        if table is None:
-            some = start + int(ids[0]) + lax.iota(np.int32, chunk)
-        else:
-            some = lax.dynamic_slice_in_dim(jnp.asarray(table), start, chunk)
-        return [
-            lax.dynamic_update_slice_in_dim(buffer, part, start, axis % buffer.ndim)
-            for buffer, part in zip(buffers, apply(some), strict=True)
-        ]
-
-    return list(lax.fori_loop(0, -(-count // chunk), body, [grown(p) for p in parts]))
-
-
-def _index(indices: Any, count: int) -> np.ndarray[Any, Any]:
-    return np.arange(count, dtype=np.int32) if indices is None else np.asarray(indices, np.int32)
 
 
 def linearise(g: Flat, active: Leaves, mode: str) -> tuple[Leaves, Leaves, Linear]:
@@ -152,39 +108,6 @@ class Blocks:
             grid.append([part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)])
         return grid if side == "cols" else [list(row) for row in zip(*grid, strict=True)]
 
-    def matrix(self, leaves: Leaves, side: str) -> Any:
-        """The flat matrix, rows first, of leaves with a seed axis."""
-        if side == "cols":
-            flat = [leaf.reshape(-1, leaf.shape[-1]) for leaf in leaves]
-            return flat[0] if len(flat) == 1 else jnp.concatenate(flat, 0)
-        flat = [leaf.reshape(leaf.shape[0], -1) for leaf in leaves]
-        return flat[0] if len(flat) == 1 else jnp.concatenate(flat, 1)
-
-
-def push_seeds(
-    linear: Linear,
-    seeded: Sequence[ArrayType],
-    ids: Any,
-    side: str,
-    chunk: int | None,
-) -> Leaves:
-    """The linear map on unit seeds; the seed axis of the results is last for columns and first for rows."""
-    axis = -1 if side == "cols" else 0
-    mapped: Callable[[Leaves], Leaves] = jax.vmap(lambda leaves: linear(*leaves), out_axes=axis)
-    return in_batches(lambda some: mapped(unit_seeds(some, seeded)), ids, chunk, axis)
-
-
-def per_leaf(linear: Linear, seeded: Sequence[ArrayType], side: str, chunk: int) -> list[Leaves]:
-    """As :func:`push_seeds`, one seeded leaf at a time, so that no large result is cut up and copied."""
-    results = []
-    for j, t in enumerate(seeded):
-
-        def only(leaf: Any, j: int = j) -> Leaves:
-            return linear(*[leaf if i == j else jnp.zeros(s.shape, s.dtype) for i, s in enumerate(seeded)])
-
-        results.append(push_seeds(only, [t], _index(None, t.size), side, chunk))
-    return results
-
 
 def answer(
     g: Flat,
@@ -238,26 +161,23 @@ def answer(
     if linear is None:
         matrix = _triangle(g, active, inputs, method.chunk)
         if flat:
-            return selected.apply(kinds.matrix(matrix), "rows", n), values, aux
+            return kinds.matrix(matrix), values, aux
         return kinds.blocks(blocks.split(_columns(matrix, inputs), "rows")), values, aux
     side, seeded = ("cols", inputs) if method.mode.startswith("forward") else ("rows", inputs if hessian else outputs)
     if hessian and method.chunk is not None:  # symmetric: what comes as columns can be written as rows, without strides
         side = "rows"
-    if not flat and method.chunk is not None and len(seeded) > 1:
-        pieces = per_leaf(linear, seeded, side, method.chunk)
-        parts = [Blocks([s], inputs) if side == "rows" else Blocks(outer, [s]) for s in seeded]
-        grids = [b.split(piece, side) for b, piece in zip(parts, pieces, strict=True)]
-        grid = [g[0] for g in grids] if side == "rows" else [[g[i][0] for g in grids] for i in range(len(outer))]
-        return kinds.blocks(grid), values, aux
-    count = total_size(tuple(seeded))
-    wanted = selected.seeds(method.side, count) if flat else None
-    leaves = push_seeds(linear, seeded, _index(wanted, count), side, method.chunk)
-    if not flat:
+    axis = 0 if side == "rows" else -1
+    if flat:
+        part = Part(selected, method.side, axis, total_size(tuple(seeded)))
+        return part.push(linear, seeded, method.chunk, kinds.matrix), values, aux
+    if method.chunk is None or len(seeded) == 1:
+        leaves = push_all(linear, seeded, axis, method.chunk)
         return kinds.blocks(blocks.split(leaves, side)), values, aux
-    matrix = blocks.matrix(leaves, side)
-    if hessian and method.side != side:
-        matrix = matrix.T
-    return selected.apply(kinds.matrix(matrix), method.side, count), values, aux
+    pieces = push_each(linear, seeded, axis, method.chunk)
+    parts = [Blocks([s], inputs) if side == "rows" else Blocks(outer, [s]) for s in seeded]
+    grids = [b.split(piece, side) for b, piece in zip(parts, pieces, strict=True)]
+    grid = [g[0] for g in grids] if side == "rows" else [[g[i][0] for g in grids] for i in range(len(outer))]
+    return kinds.blocks(grid), values, aux
 
 
 class Kinds:
@@ -293,15 +213,14 @@ def _triangle(g: Flat, active: Leaves, inputs: Sequence[ArrayType], chunk: int |
     n = total_size(tuple(inputs))
     product = second_forward(g, active)
     i, j = np.tril_indices(n)
-    pairs = np.arange(len(i), dtype=np.int32)
     rows, cols = jnp.asarray(i.astype(np.int32)), jnp.asarray(j.astype(np.int32))
 
     def apply(some: Any) -> Leaves:
         return [jax.vmap(product)(unit_seeds(rows[some], inputs), unit_seeds(cols[some], inputs))]
 
-    (triangle,) = in_batches(apply, pairs, chunk, 0)
+    (triangle,) = in_batches(apply, len(i), chunk, 0)
     place = np.zeros((n, n), np.int32)
-    place[i, j] = place[j, i] = pairs
+    place[i, j] = place[j, i] = np.arange(len(i))
     return triangle[place]
 
 

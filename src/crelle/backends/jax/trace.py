@@ -404,7 +404,9 @@ def _verify_devices(call: Call, dynamic: list[Any]) -> None:
         return
     arrays = [v for v in dynamic if isinstance(v, jax.Array) and not isinstance(v, jax.core.Tracer)]
     if len({frozenset(v.sharding.device_set) for v in arrays if v.committed}) > 1:
-        where = "\n".join(f"{type_of(v)} on {', '.join(sorted(map(str, v.devices())))}" for v in arrays)
+        where = "\n".join(
+            f"{type_of(v)} on {', '.join(sorted(f'{d.platform}:{d.id}' for d in v.devices()))}" for v in arrays
+        )
         raise CrelleValueError(
             describe(
                 f"{call.text}: the arrays are on different devices",
