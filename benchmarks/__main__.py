@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks.bars import best_ratio, judge
 from benchmarks.harness import Effort
-from benchmarks.plot import draw
+from benchmarks.plot import PICTURES, draw
 from benchmarks.report import text
 from benchmarks.worker import SUITES
 
@@ -158,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report = text(run, verdicts)
     (folder / "results.json").write_text(json.dumps(run) + "\n")
     (folder / "results.txt").write_text(report)
-    pictures = [f"{name}.png" for name in ("jax", "torch") if draw(records, name, folder / f"{name}.png")]
+    pictures = [f"{name}.png" for name in PICTURES if draw(records, name, folder / f"{name}.png")]
     print(report)
     print(f"written to {folder}: results.json, results.txt{''.join(', ' + p for p in pictures)}")
     bad = [record["name"] for record in records if "failed" in record or not record.get("agree", True)]

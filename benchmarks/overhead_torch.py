@@ -65,7 +65,12 @@ class Training:
 
 
 def training(anew: bool, cold: bool, small: bool) -> Problem:
-    """Crelle and ``torch.func`` in the same loop."""
+    """Crelle and ``torch.func`` in the same loop.
+
+    Args:
+        anew: a lambda and its transform are made in each step, instead of one transform before the loop.
+        cold: with the first call, which traces; else with traces kept from an earlier loop.
+    """
     runs = {
         OURS: Training(crelle.jacobian, anew, cold, 3 if small else STEPS),
         "func.jacrev": Training(torch.func.jacrev, anew, cold, 3 if small else STEPS),
@@ -81,6 +86,6 @@ def tasks(modes: bool = False) -> list[Task]:
     found = [Task("overhead-torch-call", "call", call)]
     for cold in (True, False):
         for anew in (False, True):
-            name = f"train {'with first call' if cold else 'steady'}, {'lambda each step' if anew else 'made once'}"
+            name = f"training, {'cold' if cold else 'warm'}{', lambda' if anew else ''}"
             found.append(Task("overhead-torch-train", name, functools.partial(training, anew, cold)))
     return found
