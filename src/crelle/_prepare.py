@@ -226,14 +226,14 @@ def prepared_for(call: Call, space: Space) -> tuple[Prepared, Any]:
 
 def frozen(call: Call, prepared: Prepared, captured: Any, rebind: Callable[..., Call]) -> Plan:
     """The plan made callable: the same trace and captured values, whatever f does later."""
-    signature = call.signature
+    signature, checks = call.signature, call.request.check
     planned = replace(call, args=(), kwargs={}, active=[], leaves=[], memo=None)  # a plan keeps no array of its call
 
     def run(*args: Any, **kwargs: Any) -> Any:
         now = rebind(args, kwargs)
         if now.signature != signature:
             raise _mismatch(planned, now)
-        if prepared.untried and not prepared.trace.holds(now, captured):
+        if prepared.untried and checks and not prepared.trace.holds(now, captured):
             return prepared.runner(now, captured)  # f has changed since, and says nothing about this plan any more
         return prepared.run(now, captured)
 

@@ -14,7 +14,7 @@ def assert_same(ours: Any, theirs: Any, tolerance: float = 1e-12, weak: bool = T
     right, right_tree = jax.tree.flatten(theirs)
     assert left_tree == right_tree
     arrays = [np.asarray(b).astype(complex) for b in right if hasattr(b, "shape")]
-    scale = max([1.0, *(float(np.abs(b).max()) for b in arrays if b.size)])
+    scale = max([1.0, *(float(np.nanmax(np.abs(b), initial=0.0)) for b in arrays)])
     for a, b in zip(left, right, strict=True):
         if not hasattr(b, "shape"):
             assert a == b
@@ -23,5 +23,7 @@ def assert_same(ours: Any, theirs: Any, tolerance: float = 1e-12, weak: bool = T
         assert a.dtype == b.dtype
         if weak:
             assert getattr(a, "weak_type", False) == getattr(b, "weak_type", False)
-        difference = np.abs(np.asarray(a).astype(complex) - np.asarray(b).astype(complex))
-        assert float(difference.max(initial=0.0)) <= tolerance * scale
+        p, q = np.asarray(a).astype(complex), np.asarray(b).astype(complex)
+        np.testing.assert_array_equal(np.isnan(p), np.isnan(q))
+        differs = (p != q) & ~np.isnan(p)
+        assert float(np.abs(p[differs] - q[differs]).max(initial=0.0)) <= tolerance * scale

@@ -29,9 +29,22 @@ class OpaquePrograms:
         self._compiled = 0
 
     def run(
-        self, method: Method, compute: Callable[..., Any], consts: Any, dynamic: Any, jaxpr: jex.Jaxpr | None
+        self,
+        method: Method,
+        compute: Callable[..., Any],
+        consts: Any,
+        dynamic: Any,
+        jaxpr: jex.Jaxpr | None,
+        frozen: dict[tuple[str, int | None], Callable[[Any], Any]],
     ) -> tuple[Any, Any, Any]:
-        """``compute`` at these arrays, through a program that was compiled for an equal derivative if there is one."""
+        """``compute`` at these arrays, through a program that was compiled for an equal derivative if there is one.
+
+        Args:
+            frozen: empty, or what was run the last time: a plan that is called does not look again.
+        """
+        way = method.mode, method.chunk
+        if way in frozen:
+            return frozen[way](dynamic)  # type: ignore[no-any-return]
         if self._compiled > LIMIT:
             return compute(None, consts, dynamic, jaxpr)  # type: ignore[no-any-return]
         program, shapes = jax.make_jaxpr(
@@ -40,15 +53,20 @@ class OpaquePrograms:
         key = keys.jaxpr_key(program)
         if key.opaque:  # a rule is left that was not differentiated: its meaning matters to nobody but cannot be told
             return compute(None, consts, dynamic, jaxpr)  # type: ignore[no-any-return]
-        full = method.mode, method.chunk, key
+        full = *way, key
         if full not in self._programs:
             self._programs[full] = jax.jit(_runner(program.jaxpr))
             self._compiled += 1
             if len(self._programs) > KEPT:
                 self._programs.popitem(last=False)
         self._programs.move_to_end(full)
-        flat = self._programs[full](program.consts, jax.tree.leaves((consts, dynamic)))
-        return jax.tree.unflatten(jax.tree.structure(shapes), flat)  # type: ignore[no-any-return]
+        compiled, held, tree = self._programs[full], program.consts, jax.tree.structure(shapes)
+
+        def frozen_run(dynamic: Any) -> Any:
+            return jax.tree.unflatten(tree, compiled(held, jax.tree.leaves((consts, dynamic))))
+
+        frozen[way] = frozen_run
+        return frozen_run(dynamic)  # type: ignore[no-any-return]
 
 
 def _runner(jaxpr: jex.Jaxpr) -> Callable[..., Any]:

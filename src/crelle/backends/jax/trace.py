@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -66,11 +66,13 @@ class Captured:
         layout: where the arrays of the call are, and what f returned.
         consts: the values that f captured.
         jaxpr: f itself, where a derivative rule in it may have changed.
+        frozen: what was made of such a function, for a plan that is called again.
     """
 
     layout: Layout
     consts: list[Any]
     jaxpr: jex.Jaxpr | None = None
+    frozen: dict[tuple[str, int | None], Any] = field(default_factory=dict)
 
 
 def traced(call: Call) -> Traced:
@@ -299,7 +301,7 @@ class JaxTrace:
                 _verify_values(call, dynamic)
                 parts = compute(FlatFunction(call, layout), consts, dynamic, captured.jaxpr)
             elif self._opaque is not None:
-                parts = self._opaque.run(method, compute, consts, dynamic, captured.jaxpr)
+                parts = self._opaque.run(method, compute, consts, dynamic, captured.jaxpr, captured.frozen)
             else:
                 parts = jitted(consts, dynamic)
             return assemble(call, layout, *parts)
@@ -404,9 +406,7 @@ def _verify_devices(call: Call, dynamic: list[Any]) -> None:
         return
     arrays = [v for v in dynamic if isinstance(v, jax.Array) and not isinstance(v, jax.core.Tracer)]
     if len({frozenset(v.sharding.device_set) for v in arrays if v.committed}) > 1:
-        where = "\n".join(
-            f"{type_of(v)} on {', '.join(sorted(f'{d.platform}:{d.id}' for d in v.devices()))}" for v in arrays
-        )
+        where = "\n".join(f"{type_of(v)} on {_places(v)}" for v in arrays)
         raise CrelleValueError(
             describe(
                 f"{call.text}: the arrays are on different devices",
@@ -415,6 +415,10 @@ def _verify_devices(call: Call, dynamic: list[Any]) -> None:
                 try_="move them with jax.device_put(x, device)",
             )
         )
+
+
+def _places(array: jax.Array) -> str:
+    return ", ".join(sorted(f"{device.platform}:{device.id}" for device in array.devices()))
 
 
 def _verify_values(call: Call, dynamic: list[Any]) -> None:
