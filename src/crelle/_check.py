@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import warnings
 
 from crelle._arrays import types_text
@@ -41,7 +42,7 @@ def judge(call: Call, trace: Trace, method: Method, report: CheckReport, first_e
                 try_="make the argument safe before the operation: where(ok, x, 1.0) inside as well as outside",
             ),
             CrelleNonFiniteWarning,
-            stacklevel=6,
+            stacklevel=_callers_level(),
         )
     kinds = [t for t in (*call.inputs, *trace.outputs) if t.is_float or t.is_complex]
     epsilon = max((t.epsilon for t in kinds), default=2.0**-52)
@@ -65,3 +66,11 @@ def judge(call: Call, trace: Trace, method: Method, report: CheckReport, first_e
         or "an operation with a wrong derivative rule, or a wrong rule for batches, in the framework",
         try_="another mode=, or check=False if the derivative rule is meant to differ (it is not checked then)",
     )
+
+
+def _callers_level() -> int:
+    """The ``stacklevel`` of the first frame outside of this package, as seen from :func:`judge`."""
+    frame, level = sys._getframe(1).f_back, 2
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "crelle":
+        frame, level = frame.f_back, level + 1
+    return level

@@ -31,7 +31,13 @@ def linear_program(linear: Linear, types: Sequence[ArrayType]) -> jex.ClosedJaxp
 def linearise(g: Flat, active: Leaves, mode: str) -> tuple[Leaves, Leaves, Linear]:
     """Value, aux, and the linear map of ``mode``: ``forward`` v ↦ Jv, ``reverse`` u ↦ Jᵀu."""
     if mode == "forward":
-        outputs, push, aux = jax.linearize(g, *active, has_aux=True)
+        try:
+            outputs, push, aux = jax.linearize(g, *active, has_aux=True)
+        except ValueError as error:  # a rule that mixes values and tangents (custom_vmap): they go through f together
+            if "Linearization failed" not in str(error):
+                raise
+            outputs, aux = g(*active)
+            return outputs, aux, lambda *v: list(jax.jvp(lambda *leaves: g(*leaves)[0], tuple(active), v)[1])
         return outputs, aux, push
     outputs, pull, aux = jax.vjp(g, *active, has_aux=True)
     return outputs, aux, lambda *u: list(pull(list(u)))

@@ -27,7 +27,7 @@ _UNITS = {
     "reverse-over-reverse": ("HVP", 1),
     "forward-over-forward": ("second-order JVP", 1),
 }
-#: Beyond this size n (n + 1) / 2 forward passes never pay.
+#: Beyond this size n (n + 1) / 2 forward passes never pay: they are for functions that have no reverse rule.
 _TRIANGLE_LIMIT = 64
 
 #: What f raises under tracing when it needs a value: it can then only be run, not traced.
@@ -180,7 +180,7 @@ class JaxTrace:
     def _modes(self) -> list[str]:
         if self.request.kind == "hessian":
             modes = ["forward-over-reverse", "reverse-over-reverse", "reverse-over-forward"]
-            if total_size(self.inputs) <= _TRIANGLE_LIMIT and not self.request.selection.partial:
+            if not self.request.selection.partial:
                 modes.append("forward-over-forward")
         else:
             modes = ["forward", "reverse"]
@@ -199,6 +199,8 @@ class JaxTrace:
         flat = FlatFunction(call, found.layout)
         consts, dynamic = self._consts(found), flat.dynamic
         for mode in modes:
+            if costs and mode == "forward-over-forward" and total_size(self.inputs) > _TRIANGLE_LIMIT:
+                continue
             found_costs: list[PassCost] = []
 
             def probe(consts: Any, dynamic: Any, mode: str = mode, into: list[PassCost] = found_costs) -> None:
