@@ -86,7 +86,7 @@ class FlatFunction:
             if not isinstance(output, tuple) or len(output) != 2:
                 raise CrelleTypeError(
                     describe(
-                        f"{self.call.text}: has_aux=True, and f returned {type(output).__name__}, not (output, aux)",
+                        f"{self.call.text}: has_aux=True, and f returned {_in_words(output)}, not (output, aux)",
                         called=types_text(self.call.inputs, self.call.names),
                         try_="return a pair from f, or leave has_aux= out",
                     )
@@ -98,6 +98,10 @@ class FlatFunction:
         static = [_ARRAY if is_dynamic(leaf) else leaf for leaf in aux_leaves]
         self.layout.result = Result(out_tree, aux_tree, static)
         return [jnp.asarray(leaf) for leaf in outputs], [leaf for leaf in aux_leaves if is_dynamic(leaf)]
+
+
+def _in_words(value: Any) -> str:
+    return str(ArrayType(str(value.dtype), value.shape)) if is_dynamic(value) else type(value).__name__
 
 
 _ARRAY = object()  # stands for an array among the static leaves of aux
