@@ -14,13 +14,13 @@ from crelle.backends.torch.rewrite.builder import Builder
 from crelle.backends.torch.rewrite.registry import apply, cast, number, plain, rule
 from crelle.backends.torch.rewrite.values import Fill, Slabs, Spec, aten, tensors_in
 
-#: Known to broadcast all their tensor arguments.
+#: Known to broadcast all their tensor arguments. Not gelu_backward: in float32 on a CPU, oneDNN computes it and refuses.
 _BROADCASTS = frozenset(
     (
         aten.add, aten.sub, aten.rsub, aten.mul, aten.div, aten.where, aten.pow, aten.maximum, aten.minimum, aten.atan2,
         aten.eq, aten.ne, aten.lt, aten.le, aten.gt, aten.ge, aten.logical_and, aten.logical_or, aten.bitwise_and,
-        aten.bitwise_or, aten.tanh_backward, aten.sigmoid_backward, aten.threshold_backward, aten.gelu_backward,
-        aten.silu_backward, aten.fmod, aten.remainder, aten.hypot, aten.xlogy, aten.addcmul, aten.addcdiv, aten.lerp,
+        aten.bitwise_or, aten.tanh_backward, aten.sigmoid_backward, aten.threshold_backward, aten.silu_backward,
+        aten.fmod, aten.remainder, aten.hypot, aten.xlogy, aten.addcmul, aten.addcdiv, aten.lerp,
     )
 )  # fmt: skip
 #: Linear in their first argument, and zero where it is.
