@@ -121,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run, write, print; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--smoke", action="store_true", help="small sizes, two rounds: do all tasks run, and agree?")
-    parser.add_argument("--only", metavar="PATTERN", help="tasks whose group/name contains or matches this")
+    parser.add_argument("--only", metavar="PATTERN", help="tasks whose group/name has a part that this matches")
     parser.add_argument("--out", type=Path, help="folder for results (default: benchmarks/results/DATE)")
     parser.add_argument(
         "--seconds", type=float, default=Effort().seconds, help="per task, once it has its least rounds"

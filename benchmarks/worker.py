@@ -106,9 +106,8 @@ def _timing(one: Contestant, timing: Timing) -> dict[str, Any]:
 
 
 def wanted(name: str, group: str, pattern: str | None) -> bool:
-    """Whether ``--only`` names the task: a part of its group or name, or a shell pattern."""
-    full = f"{group}/{name}"
-    return pattern is None or pattern in full or fnmatch.fnmatch(full, pattern)
+    """Whether ``--only``, a shell pattern, matches a part of the task's ``group/name``."""
+    return pattern is None or fnmatch.fnmatch(f"{group}/{name}", f"*{pattern}*")
 
 
 def main() -> None:

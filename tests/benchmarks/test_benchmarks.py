@@ -237,7 +237,15 @@ def test_results_that_cannot_be_compared_are_written_down():
 
 @pytest.mark.parametrize(
     ("pattern", "expected"),
-    [(None, True), ("mlp", True), ("jax-dense", True), ("jax-*/mlp*", True), ("softmax", False), ("mlp-?/f64", False)],
+    [
+        (None, True),
+        ("mlp", True),
+        ("jax-dense", True),
+        ("jax-*/mlp*", True),
+        ("mlp-*/f64", True),
+        ("softmax", False),
+        ("mlp-?/f64", False),
+    ],
 )
 def test_only(pattern, expected):
     assert worker.wanted("mlp-input/f64", "jax-dense", pattern) is expected
