@@ -14,7 +14,7 @@ from crelle.backends.torch.rewrite.builder import Builder
 from crelle.backends.torch.rewrite.registry import apply, cast, number, plain, rule
 from crelle.backends.torch.rewrite.values import Fill, Slabs, Spec, aten, tensors_in
 
-#: Known to broadcast all their tensor arguments. Not gelu_backward: in float32 on a CPU, oneDNN computes it and refuses.
+#: Known to broadcast all their tensor arguments. Not gelu_backward: oneDNN computes it in float32, and refuses.
 _BROADCASTS = frozenset(
     (
         aten.add, aten.sub, aten.rsub, aten.mul, aten.div, aten.where, aten.pow, aten.maximum, aten.minimum, aten.atan2,
