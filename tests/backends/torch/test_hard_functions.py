@@ -130,3 +130,13 @@ def test_a_vanishing_product_is_inconclusive_and_not_wrong():
     J = crelle.jacobian(f)
     J(torch.randn(2))
     assert "inconclusive" in J.plan(torch.randn(2)).checked or "relative error" in J.plan(torch.randn(2)).checked
+
+
+def test_gelu_in_float32_is_kept_in_the_graph():
+    """oneDNN's kernel fails on broadcast arguments, which a batch of seeds has."""
+    up, down = torch.randn(8, 16, dtype=torch.float32), torch.randn(16, 8, dtype=torch.float32)
+    f = lambda x: F.gelu(x @ up) @ down
+    x = torch.randn(4, 8, dtype=torch.float32)
+    J = crelle.jacobian(f, flatten=True)
+    assert float((J(x) - flat_jacobian(f, x)).abs().max()) < 1e-4
+    assert J.plan(x).method == "dense reverse"

@@ -56,6 +56,8 @@ _ANY_STRIDES = packets(
     linalg_inv_ex _linalg_eigh linalg_qr _linalg_svd _linalg_det
     """
 )
+#: Element-wise operations that oneDNN runs in float32, and that fail on broadcast arguments.
+_DENSE_ONLY = frozenset((aten.gelu, aten.gelu_backward))
 #: Operations whose results are contiguous, whatever they read.
 _CONTIGUOUS = frozenset((aten.contiguous, aten.full, aten.mm, aten.mv, aten.bmm, aten.diag_embed, aten.cat, aten.stack))
 
@@ -110,7 +112,11 @@ class Builder:
     ) -> fx.Node:
         """The node of an operation: an earlier one where it has the same arguments, unless it must be ``fresh``."""
         kwargs = kwargs or {}
-        if self._reads_memory(target):
+        if getattr(target, "overloadpacket", None) in _DENSE_ONLY:
+            args = tuple(
+                map_nodes(a, lambda x: self.emit(aten.contiguous.default, (x,), spec=self.spec[x])) for a in args
+            )
+        elif self._reads_memory(target):
             args = tuple(map_nodes(a, self.contiguous) for a in args)
             kwargs = {k: map_nodes(v, self.contiguous) for k, v in kwargs.items()}
         fresh = fresh or is_random(target) or writes(target)
