@@ -124,8 +124,11 @@ class Plan:
 
     def _repr_html_(self) -> str:
         rows = []
-        for key, text in _rows(self):
-            cells = "".join(f"<td>{html.escape(cell)}</td>" for cell in text)
+        body = _rows(self)
+        width = max(len(text) for _, text in body)
+        for key, text in body:
+            span = f' colspan="{width}"' if len(text) == 1 else ""
+            cells = "".join(f"<td{span}>{html.escape(cell)}</td>" for cell in text)
             rows.append(f'<tr><th style="text-align:left">{html.escape(key)}</th>{cells}</tr>')
         return f"<table><caption>{html.escape(_title(self))}</caption>{''.join(rows)}</table>"
 

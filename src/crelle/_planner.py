@@ -139,7 +139,10 @@ def _with_reason(c: Candidate, reason: str) -> Candidate:
 
 def _rejected(c: Candidate, chosen: Candidate, forced: bool) -> Candidate:
     ratio = c.seconds / max(chosen.seconds, 1e-12)
-    reason = "tie, dearer passes" if ratio < TIE and ratio >= 1 else f"{ratio:.2g}×" if ratio < 10 else f"{ratio:,.0f}×"
+    if 1 / TIE <= ratio < TIE and not forced:
+        reason = "tie, dearer passes" if ratio >= 1 else "tie"
+    else:
+        reason = f"{ratio:.3g}×" if ratio < 2 else f"{ratio:.2g}×" if ratio < 10 else f"{ratio:,.0f}×"
     if forced:
         reason += f"; mode={chosen.mode!r} was asked for"
     return _with_reason(c, reason)

@@ -77,6 +77,12 @@ class Transform:
             for name in ("argnums", "mode", "chunk", "memory", "wrt", "flatten", "value", "has_aux", "holomorphic")
             if getattr(self.request, name) != getattr(defaults, name)
         ]
+        asked = self.request.selection
+        changed += [
+            f", {name}={getattr(asked, name)!r}"
+            for name in ("rows", "cols", "entries")
+            if getattr(asked, name) is not None
+        ]
         return f"crelle.{self.request.kind}({function_name(self.function)}{''.join(changed)})"
 
 

@@ -85,13 +85,14 @@ class JaxBackend:
 
     def rates(self, device: str) -> Rates:
         """Orders of magnitude per kind of device, from the benchmarks of small and large problems."""
+        device = device or jax.default_backend()  # tracers and shapes do not say
         if device.startswith(("gpu", "cuda", "rocm", "tpu")):
             return Rates(matmul=2e13, elementwise=2e12, bandwidth=1e12, launch=4e-6, call=2e-5)
         return Rates(matmul=3e10, elementwise=3e9, bandwidth=1e10, launch=2e-7, call=5e-6)
 
     def available_memory(self, device: str) -> int | None:
         """What the device reports, or the free memory of the host."""
-        if device.startswith("cpu") or not device:
+        if (device or jax.default_backend()).startswith("cpu"):
             return free_host_memory()
         stats: dict[str, int] | None = jax.devices()[0].memory_stats()
         return stats["bytes_limit"] - stats["bytes_in_use"] if stats and "bytes_limit" in stats else None
