@@ -46,6 +46,13 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         reference, node = self._nodes.get(id(tensor), (None, None))
         if reference is not None and reference() is tensor:
             return node  # type: ignore[return-value]
+        if tensor._is_zerotensor():
+            # a tangent of zeros, viewed: views of zeros without memory never come here
+            options = {"dtype": tensor.dtype, "device": tensor.device}
+            node = call(self.graph, aten._efficientzerotensor.default, (list(tensor.shape),), options)
+            node.meta["spec"] = spec_of(tensor)
+            self.name(tensor, node)
+            return node
         name = f"_tensor_constant{len(self.captured)}"
         self.captured[name] = tensor
         node = self.graph.create_node("get_attr", name, name=name)
