@@ -106,12 +106,15 @@ def parse_bytes(value: Any, keyword: str = "memory") -> int | None:
     """
     if value is None:
         return None
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0:
-        return int(value)
-    if isinstance(value, str):
-        match = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*([a-zA-Z]*)\s*", value)
-        if match and match[2].lower() in _UNITS and match[1].count(".") < 2 and float(match[1]) > 0:
-            return int(float(match[1]) * _UNITS[match[2].lower()])
+    count = math.nan
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        count = value
+    elif isinstance(value, str):
+        match = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)(e\d+)?\s*([a-zA-Z]*)\s*", value)
+        if match and match[3].lower() in _UNITS:
+            count = float(match[1] + (match[2] or "")) * _UNITS[match[3].lower()]
+    if 1 <= count < math.inf:
+        return int(count)
     raise CrelleValueError(
         describe(
             f"{keyword}={value!r} is not an amount of memory",
