@@ -235,6 +235,14 @@ def test_flat_hessians(mode, chunk):
     assert_same(crelle.gradient(f, flatten=True)(p), jax.grad(lambda v: f(unravel(v)))(flat))
 
 
+@pytest.mark.parametrize("mode", NESTINGS)
+def test_hessians_beside_an_empty_leaf(mode):
+    p = {"a": jnp.zeros(0), "b": x3()}
+    f = lambda p: p["a"].sum() + (p["b"] ** 3).sum()
+    assert_same(crelle.hessian(f, mode=mode)(p), native(jax.hessian, f, (p,), {}))
+    assert_same(crelle.hessian(f, mode=mode, chunk=2)(p), native(jax.hessian, f, (p,), {}))
+
+
 def test_flat_and_empty():
     assert crelle.jacobian(lambda x: x[:0], flatten=True)(x3()).shape == (0, 3)
     assert crelle.jacobian(lambda x: x * 2, flatten=True)(jnp.zeros((0, 3))).shape == (0, 0)

@@ -233,4 +233,4 @@ def _triangle(g: Flat, active: Leaves, inputs: Sequence[ArrayType], chunk: int |
 def _columns(matrix: Any, inputs: Sequence[ArrayType]) -> Leaves:
     cut = np.cumsum([t.size for t in inputs])[:-1]
     parts = jnp.split(matrix, cut, 1) if len(inputs) > 1 else [matrix]
-    return [part.reshape(-1, *t.shape) for part, t in zip(parts, inputs, strict=True)]
+    return [part.reshape(len(matrix), *t.shape) for part, t in zip(parts, inputs, strict=True)]
