@@ -170,7 +170,7 @@ def test_hessians_use_symmetry():
 
 def test_one_at_a_time_is_offered_where_batching_may_be_wrong():
     trace = FakeTrace((), {}, loop_modes=("forward",))
-    found, methods = plan(n=4, m=9, trace=trace)
+    _, methods = plan(n=4, m=9, trace=trace)
     assert ("forward", 1) in [(m.mode, m.chunk) for m in methods]
     assert ("reverse", 1) not in [(m.mode, m.chunk) for m in methods]
 
