@@ -19,6 +19,7 @@ from crelle._products import hvp, jvp, vjp
 from crelle._transforms import Transform, gradient, hessian, jacobian
 from crelle._verify import CheckResult, check
 from crelle._version import __version__
+from crelle.pattern import SparsityPattern
 
 __all__ = [
     "Candidate",
@@ -33,6 +34,7 @@ __all__ = [
     "CrelleValueError",
     "CrelleWarning",
     "Plan",
+    "SparsityPattern",
     "Transform",
     "__version__",
     "check",
