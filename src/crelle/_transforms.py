@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from crelle._arrays import ArrayType
 from crelle._call import bind, function_name
@@ -13,6 +13,12 @@ from crelle._plan import Plan
 from crelle._prepare import frozen, prepared_for, space_for
 from crelle._request import Request, make_request
 from crelle.backends._protocol import Call
+from crelle.tangent.program import TangentProgram
+from crelle.tangent.sparsity import detect
+
+if TYPE_CHECKING:
+    from crelle.pattern import SparsityPattern
+    from crelle.tangent.structure import Structure
 
 
 class Transform:
@@ -55,6 +61,55 @@ class Transform:
                 )  # fmt: skip
             prepared.plan = prepared.analyzed(call, captured)
         return frozen(call, prepared, captured, self._bind)
+
+    def program(self, *args: Any, local: bool = False, **kwargs: Any) -> TangentProgram:
+        """v ↦ Jv (Hv for a Hessian) as a list of linear maps: the chain rule of f at these types, printable.
+
+        Args:
+            *args: as for f; shapes without values are enough unless ``local``.
+            local: take the values of the arguments as known, too.
+
+        Raises:
+            CrelleTypeError: f cannot be traced.
+        """
+        call = self._bind(args, kwargs)
+        return call.backend.tangent_program(call, local)
+
+    def pattern(self, *args: Any, local: bool = False, **kwargs: Any) -> SparsityPattern:
+        """P[i, j] is True where ∂f[i]/∂x[j] may be nonzero, for any x of this shape; of the flat m × n matrix.
+
+        Read off the linearised function, by its derivative rules: it may be larger than the truth, never smaller
+        (Griewank & Walther, *Evaluating Derivatives*, 2nd ed., SIAM 2008, ch. 7).
+
+        Args:
+            *args: as for f; shapes without values are enough unless ``local``.
+            local: the pattern at this very point.
+
+        Raises:
+            CrelleTypeError: f cannot be traced.
+
+        Cost:
+            One trace of f and its derivative, and a few array operations for each of its linear maps.
+        """
+        from crelle.pattern import SparsityPattern
+
+        found = detect(self.program(*args, local=local, **kwargs))
+        return SparsityPattern._trusted(found.shape, found.indptr, found.indices)
+
+    def structure(self, *args: Any, local: bool = False, **kwargs: Any) -> Structure:
+        """What the pattern says of the matrix: diagonal, banded, block-diagonal over a batch, constant parts, rank.
+
+        Args:
+            *args: as for f; shapes without values are enough unless ``local``.
+            local: the structure at this very point.
+
+        Raises:
+            CrelleTypeError: f cannot be traced.
+        """
+        from crelle.tangent.report import structure_of
+
+        call = self._bind(args, kwargs)
+        return structure_of(call.backend.tangent_program(call, local), call)
 
     def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         call = bind(self.function, args, kwargs, self.request)

@@ -14,6 +14,7 @@ from crelle._arrays import ArrayType
 from crelle._request import Request
 from crelle._select import Selected
 from crelle.tangent.cost import PassCost, Rates
+from crelle.tangent.program import TangentProgram
 
 
 @dataclass(slots=True)
@@ -196,6 +197,10 @@ class Backend(Protocol):
 
     def eager(self, call: Call, reason: str) -> Trace:
         """A trace that holds no graph and runs f anew each time."""
+        ...
+
+    def tangent_program(self, call: Call, known: bool = False) -> TangentProgram:
+        """The derivative of f as linear maps: at the types of the call, or at its values if ``known``."""
         ...
 
     def rates(self, device: str) -> Rates:

@@ -16,6 +16,7 @@ from crelle.backends._protocol import Adapted, Call
 from crelle.backends.jax.flat import is_dynamic
 from crelle.backends.jax.trace import JaxTrace
 from crelle.tangent.cost import Rates
+from crelle.tangent.program import TangentProgram
 
 _DTYPE_NAMES: dict[Any, str] = {}
 
@@ -82,6 +83,12 @@ class JaxBackend:
     def eager(self, call: Call, reason: str) -> JaxTrace:
         """Run f anew each time."""
         return JaxTrace(call, eager=reason)
+
+    def tangent_program(self, call: Call, known: bool = False) -> TangentProgram:
+        """The derivative of f as linear maps."""
+        from crelle.backends.jax.tangent import tangent_program
+
+        return tangent_program(call, known)
 
     def rates(self, device: str) -> Rates:
         """Orders of magnitude per kind of device, from the benchmarks of small and large problems."""

@@ -61,29 +61,43 @@ def _work(jaxpr: jex.Jaxpr) -> tuple[float, float, float]:
     """(matmul flops, other flops, bytes) of one run."""
     matmul = flops = moved = 0.0
     for eqn in jaxpr.eqns:
-        name = eqn.primitive.name
-        out = sum(_size(v) for v in eqn.outvars)
-        inner = sub_jaxprs(eqn)
-        if inner:
-            for sub, times in inner:
-                a, b, c = _work(sub)
-                matmul, flops, moved = matmul + times * a, flops + times * b, moved + times * c
-            continue
-        if name in _FREE:
-            continue
-        moved += sum(_nbytes(v) for v in eqn.outvars) + sum(_nbytes(v) for v in eqn.invars)
-        if name == "dot_general":
-            (contract, _), _ = eqn.params["dimension_numbers"]
-            matmul += 2.0 * out * math.prod(_shape(eqn.invars[0])[i] for i in contract)
-        elif name == "conv_general_dilated":
-            kernel = _shape(eqn.invars[1])
-            features = kernel[eqn.params["dimension_numbers"].rhs_spec[0]]
-            matmul += 2.0 * out * math.prod(kernel) / max(features, 1)
-        elif name in _CUBIC or name == "triangular_solve":
-            lane = _shape(eqn.invars[0])[-1] if _shape(eqn.invars[0]) else 1
-            matmul += float(out) * lane
-        else:
-            flops += out * (_TRANSCENDENTAL_FLOPS if name in _TRANSCENDENTAL else 1)
+        a, b, c = _equation_work(eqn)
+        matmul, flops, moved = matmul + a, flops + b, moved + c
+    return matmul, flops, moved
+
+
+def equation_cost(eqn: Any) -> tuple[float, float]:
+    """(flops, bytes) of one equation."""
+    matmul, flops, moved = _equation_work(eqn)
+    return matmul + flops, moved
+
+
+def _equation_work(eqn: Any) -> tuple[float, float, float]:
+    """(matmul flops, other flops, bytes) of one equation."""
+    name = eqn.primitive.name
+    matmul = flops = moved = 0.0
+    inner = sub_jaxprs(eqn)
+    if inner:
+        for sub, times in inner:
+            a, b, c = _work(sub)
+            matmul, flops, moved = matmul + times * a, flops + times * b, moved + times * c
+        return matmul, flops, moved
+    if name in _FREE:
+        return 0.0, 0.0, 0.0
+    out = sum(_size(v) for v in eqn.outvars)
+    moved = float(sum(_nbytes(v) for v in eqn.outvars) + sum(_nbytes(v) for v in eqn.invars))
+    if name == "dot_general":
+        (contract, _), _ = eqn.params["dimension_numbers"]
+        matmul = 2.0 * out * math.prod(_shape(eqn.invars[0])[i] for i in contract)
+    elif name == "conv_general_dilated":
+        kernel = _shape(eqn.invars[1])
+        features = kernel[eqn.params["dimension_numbers"].rhs_spec[0]]
+        matmul = 2.0 * out * math.prod(kernel) / max(features, 1)
+    elif name in _CUBIC or name == "triangular_solve":
+        lane = _shape(eqn.invars[0])[-1] if _shape(eqn.invars[0]) else 1
+        matmul = float(out) * lane
+    else:
+        flops = float(out * (_TRANSCENDENTAL_FLOPS if name in _TRANSCENDENTAL else 1))
     return matmul, flops, moved
 
 

@@ -1,0 +1,298 @@
+"""Rules for matrix products, convolutions and windows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from crelle._arrays import ArrayType
+from crelle.backends.jax.lower.walk import Arg, Lowering, aval_type, rule
+from crelle.tangent.program import Contract, Dependence, Reduce
+
+Array = np.ndarray[Any, Any]
+Results = Sequence[int | None]
+
+
+@rule("dot_general")
+def _dot_general(low: Lowering, eqn: Any, args: list[Arg]) -> Results:
+    left, right = args
+    if left.linear and right.linear:
+        return low.opaque(eqn, args, "not linear in its operands")
+    (contract_l, contract_r), (batch_l, batch_r) = eqn.params["dimension_numbers"]
+    mine, other = (left, right) if left.linear else (right, left)
+    contract, batch = (contract_l, batch_l) if left.linear else (contract_r, batch_r)
+    contract_o, batch_o = (contract_r, batch_r) if left.linear else (contract_l, batch_l)
+    free = [a for a in range(len(mine.shape)) if a not in (*contract, *batch)]
+    free_o = [a for a in range(len(other.shape)) if a not in (*contract_o, *batch_o)]
+    b, k, f, fo = (
+        [mine.shape[a] for a in batch], [mine.shape[a] for a in contract], [mine.shape[a] for a in free],
+        [other.shape[a] for a in free_o],
+    )  # fmt: skip
+    nb, nk, nf, nfo = (int(np.prod(s, dtype=np.int64)) for s in (b, k, f, fo))
+    shape = tuple(eqn.outvars[0].aval.shape)
+    keep = other.keep()
+    pattern, per_batch = None, False
+    if keep is not None:
+        coefficient = keep.transpose((*batch_o, *free_o, *contract_o)).reshape(nb, nfo, nk)
+        per_batch = nb > 1 and not (coefficient == coefficient[:1]).all()
+        if per_batch:
+            lengths = coefficient.sum(2).reshape(-1)
+            at = np.nonzero(coefficient)
+            pattern = (np.append(0, np.cumsum(lengths)), (at[0] * nk + at[2]).astype(np.int64))
+        elif nb:
+            pattern = csr(coefficient[0])
+
+    def into(a: Any) -> Any:
+        if per_batch:
+            return a.transpose((*batch, *contract, *free)).reshape(nb * nk, nf)
+        return a.transpose((*contract, *batch, *free)).reshape(nk, nb * nf)
+
+    def out(a: Any) -> Any:
+        if per_batch:
+            whole = a.reshape(nb, nfo, nf)
+        elif pattern is None:
+            whole = np.broadcast_to(a.reshape(1, nb, nf), (nfo, nb, nf)).transpose(1, 0, 2)
+        else:
+            whole = a.reshape(nfo, nb, nf).transpose(1, 0, 2)
+        whole = whole.reshape((*b, *fo, *f))
+        if left.linear:  # the operands' free axes come in their order
+            order = (*range(len(b)), *range(len(b) + len(fo), whole.ndim), *range(len(b), len(b) + len(fo)))
+            whole = whole.transpose(order)
+        return whole.reshape(shape)
+
+    assert mine.tangent is not None
+    detail = "" if pattern is None else f"{len(pattern[1]):,} of {coefficient.size if per_batch else nfo * nk:,} nonzero"
+    value = low.emit(
+        Contract, [mine.tangent], aval_type(eqn.outvars[0]), into=into, out=out, pattern=pattern,
+        dependence=other.kind, detail=detail,
+    )  # fmt: skip
+    return [value]
+
+
+def csr(matrix: Array) -> tuple[Array, Array]:
+    """(indptr, indices) of a boolean matrix."""
+    at = np.nonzero(matrix)
+    return np.append(0, np.cumsum(matrix.sum(1))), at[1].astype(np.int32)
+
+
+def window_axis(
+    size: int, window: int, stride: int, padding: tuple[int, int], base: int = 1, dilation: int = 1,
+    taps: Array | None = None,
+) -> tuple[Array, Array]:  # fmt: skip
+    """CSR of [results, size]: what each window reads along one axis, with dilation of the operand and the window."""
+    span = (size - 1) * base + 1 if size else 0
+    length = max(0, (padding[0] + span + padding[1] - ((window - 1) * dilation + 1)) // stride + 1)
+    offsets = np.arange(window) if taps is None else taps
+    at = np.arange(length)[:, None] * stride - padding[0] + offsets * dilation
+    inside = (at >= 0) & (at < span) & (at % base == 0)
+    return np.append(0, np.cumsum(inside.sum(1))), (at[inside] // base).astype(np.int32)
+
+
+def transposed(pattern: tuple[Array, Array], columns: int) -> tuple[Array, Array]:
+    """The CSR pattern of the transposed matrix."""
+    indptr, indices = pattern
+    rows = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
+    order = np.argsort(indices, kind="stable")
+    return np.append(0, np.cumsum(np.bincount(indices, minlength=columns))), rows[order].astype(np.int32)
+
+
+@rule("reduce_window_sum")
+def _window_sum(low: Lowering, eqn: Any, args: list[Arg]) -> Results:
+    return [_windows(low, eqn, args[0], Dependence.CONSTANT)]
+
+
+@rule("select_and_gather_add")
+def _window_select(low: Lowering, eqn: Any, args: list[Arg]) -> Results:
+    tangent, operand = args
+    return [_windows(low, eqn, tangent, operand.kind)]
+
+
+def _window_patterns(eqn: Any, shape: Sequence[int]) -> list[tuple[Array, Array] | None]:
+    p = eqn.params
+    ones = (1,) * len(shape)
+    found: list[tuple[Array, Array] | None] = []
+    for size, window, stride, padding, base, dilation in zip(
+        shape, p["window_dimensions"], p["window_strides"], p["padding"], p.get("base_dilation") or ones,
+        p.get("window_dilation") or ones, strict=True,
+    ):  # fmt: skip
+        trivial = window == stride == base == 1 and tuple(padding) == (0, 0)
+        found.append(None if trivial else window_axis(size, window, stride, tuple(padding), base, dilation))
+    return found
+
+
+def _windows(low: Lowering, eqn: Any, a: Arg, kind: Dependence) -> int | None:
+    """A box is a product of intervals: one axis after the other."""
+    value = a.tangent
+    if value is None:
+        return None
+    for axis, pattern in enumerate(_window_patterns(eqn, a.shape)):
+        if pattern is not None:
+            value = low.mixed(Reduce, value, axis, pattern, len(pattern[0]) - 1, kind)
+    return value
+
+
+@rule("select_and_scatter_add")
+def _window_scatter(low: Lowering, eqn: Any, args: list[Arg]) -> Results:
+    source, operand = args
+    value = source.tangent
+    if value is None:
+        return [None]
+    for axis, pattern in enumerate(_window_patterns(eqn, operand.shape)):
+        if pattern is not None:
+            back = transposed(pattern, operand.shape[axis])
+            value = low.mixed(Reduce, value, axis, back, operand.shape[axis], operand.kind)
+    return [value]
+
+
+@rule("conv_general_dilated")
+def _conv(low: Lowering, eqn: Any, args: list[Arg]) -> Results:
+    left, right = args
+    if left.linear and right.linear:
+        return low.opaque(eqn, args, "not linear in its operands")
+    return [_conv_of_image(low, eqn, left, right) if left.linear else _conv_of_kernel(low, eqn, left, right)]
+
+
+class _Numbers:
+    """The dimension numbers of a convolution, worked out: image [B', N, G, I, *P], kernel [O, I, *T], result [N, O, *S]."""
+
+    def __init__(self, eqn: Any, image: Sequence[int], kernel: Sequence[int]) -> None:
+        p = eqn.params
+        numbers = p["dimension_numbers"]
+        self.lhs, self.rhs, self.out = numbers.lhs_spec, numbers.rhs_spec, numbers.out_spec
+        self.groups, self.batch_groups = p["feature_group_count"], p["batch_group_count"]
+        self.batch = image[self.lhs[0]] // self.batch_groups
+        self.inner = image[self.lhs[1]] // self.groups
+        self.space = tuple(image[a] for a in self.lhs[2:])
+        self.taps = tuple(kernel[a] for a in self.rhs[2:])
+        self.outputs = kernel[self.rhs[0]]
+        self.axes = [
+            (size, window, stride, tuple(padding), base, dilation)
+            for size, window, stride, padding, base, dilation in zip(
+                self.space, self.taps, p["window_strides"], p["padding"], p["lhs_dilation"], p["rhs_dilation"],
+                strict=True,
+            )
+        ]  # fmt: skip
+        self.result = tuple(eqn.outvars[0].aval.shape)
+        self.results = tuple(self.result[a] for a in self.out[2:])
+
+    def arrange(self, a: Array) -> Array:
+        """[N, O, *S] to the layout of the result."""
+        return a.transpose([self.out.index(k) for k in range(len(self.out))])
+
+
+def _conv_of_image(low: Lowering, eqn: Any, image: Arg, kernel: Arg) -> int:
+    c = _Numbers(eqn, image.shape, kernel.shape)
+    parts = c.groups * c.batch_groups
+    keep = kernel.keep()
+    used = np.ones(c.taps, bool) if keep is None else keep.transpose(c.rhs).any(axis=(0, 1))
+    box = used.all()
+    dtype = str(image.dtype)
+    assert image.tangent is not None
+    size = int(np.prod(c.space, dtype=np.int64))
+    if keep is not None and not (keep.transpose(c.rhs) == used).all() and c.outputs * c.inner * size * used.size < 4_000_000:
+        return _conv_exact(low, eqn, image, kernel.kind, c, keep)
+    # over the input channels of a group, then over space
+    summed = low.emit(
+        Reduce, [image.tangent], ArrayType(dtype, (c.batch_groups, c.batch, c.groups, *c.space)),
+        into=lambda a: np.moveaxis(
+            a.transpose(c.lhs).reshape(c.batch_groups, c.batch, c.groups, c.inner, *c.space), 3, 0
+        ).reshape(c.inner, -1),
+        out=lambda a: a.reshape(c.batch_groups, c.batch, c.groups, *c.space),
+        dependence=kernel.kind,
+    )  # fmt: skip
+    value = summed
+    if box:
+        for axis, along in enumerate(c.axes):
+            pattern = window_axis(*along)
+            value = low.mixed(Contract, value, 3 + axis, pattern, len(pattern[0]) - 1, kernel.kind)
+    else:
+        pattern = _space_pattern(c, used)
+        value = low.emit(
+            Contract, [value], ArrayType(dtype, (c.batch_groups, c.batch, c.groups, *c.results)), pattern=pattern,
+            into=lambda a: a.reshape(parts * c.batch, size).T,
+            out=lambda a: a.T.reshape(c.batch_groups, c.batch, c.groups, *c.results), dependence=kernel.kind,
+        )  # fmt: skip
+    each = c.outputs // parts
+
+    def spread(a: Any) -> Any:
+        a = np.moveaxis(a, 0, 1).reshape(c.batch, parts, 1, *c.results)
+        return c.arrange(np.broadcast_to(a, (c.batch, parts, each, *c.results)).reshape(c.batch, c.outputs, *c.results))
+
+    return low.moved(value, spread, c.result)
+
+
+def _reads(c: _Numbers) -> Array:
+    """For every result and tap the raveled place in space that is read, -1 outside: [S, T]."""
+    grids = []
+    for size, window, stride, padding, base, dilation in c.axes:
+        span = (size - 1) * base + 1 if size else 0
+        length = max(0, (padding[0] + span + padding[1] - ((window - 1) * dilation + 1)) // stride + 1)
+        at = np.arange(length)[:, None] * stride - padding[0] + np.arange(window) * dilation
+        inside = (at >= 0) & (at < span) & (at % base == 0)
+        grids.append(np.where(inside, at // base, -1))
+    place, valid = np.zeros((1, 1), np.int64), np.ones((1, 1), bool)
+    for (size, *_), grid in zip(c.axes, grids, strict=True):
+        place = (place[:, None, :, None] * size + np.maximum(grid, 0)[None, :, None, :])
+        valid = valid[:, None, :, None] & (grid >= 0)[None, :, None, :]
+        place, valid = (x.reshape(x.shape[0] * x.shape[1], -1) for x in (place, valid))
+    return np.where(valid, place, -1)
+
+
+def _space_pattern(c: _Numbers, used: Array) -> tuple[Array, Array]:
+    reads = _reads(c)[:, used.reshape(-1)]
+    inside = reads >= 0
+    return np.append(0, np.cumsum(inside.sum(1))), np.sort(reads, 1)[np.sort(inside, 1)].astype(np.int64)
+
+
+def _conv_exact(low: Lowering, eqn: Any, image: Arg, kind: Dependence, c: _Numbers, keep: Array) -> int:
+    """A small convolution whose kernel has zeros that differ between channels: the whole pattern."""
+    parts = c.groups * c.batch_groups
+    taps = keep.transpose(c.rhs).reshape(c.outputs, c.inner, -1)
+    reads, size = _reads(c), int(np.prod(c.space, dtype=np.int64))
+    group = np.arange(c.outputs) // (c.outputs // parts)
+    o, i, t = np.nonzero(taps)
+    where = reads[:, t]  # [S, nonzero taps]
+    s = np.broadcast_to(np.arange(len(reads))[:, None], where.shape)
+    ok = where >= 0
+    rows = (o[None, :] * len(reads) + s)[ok]
+    columns = ((group[o] * c.inner + i)[None, :] * size + where)[ok]
+    order = np.lexsort((columns, rows))
+    indptr = np.append(0, np.cumsum(np.bincount(rows, minlength=c.outputs * len(reads))))
+
+    def into(a: Any) -> Any:
+        a = a.transpose(c.lhs).reshape(c.batch_groups, c.batch, c.groups * c.inner, *c.space)
+        return np.moveaxis(a, 1, -1).reshape(parts * c.inner * size, c.batch)
+
+    def out(a: Any) -> Any:
+        return c.arrange(np.moveaxis(a.reshape(c.outputs, *c.results, c.batch), -1, 0))
+
+    assert image.tangent is not None
+    return low.emit(
+        Contract, [image.tangent], aval_type(eqn.outvars[0]), into=into, out=out,
+        pattern=(indptr, columns[order]), dependence=kind,
+    )  # fmt: skip
+
+
+def _conv_of_kernel(low: Lowering, eqn: Any, image: Arg, kernel: Arg) -> int:
+    c = _Numbers(eqn, image.shape, kernel.shape)
+    reads = _reads(c)
+    inside = reads >= 0
+    pattern = csr(inside)
+    taps = inside.shape[1]
+    assert kernel.tangent is not None
+    summed = low.emit(
+        Reduce, [kernel.tangent], ArrayType(str(kernel.dtype), (c.outputs, taps)), dependence=image.kind,
+        into=lambda a: a.transpose(c.rhs).reshape(c.outputs, c.inner, taps).transpose(1, 0, 2).reshape(c.inner, -1),
+        out=lambda a: a.reshape(c.outputs, taps),
+    )  # fmt: skip
+    spread = (c.batch, c.outputs, *c.results)
+
+    def out(a: Any) -> Any:
+        return c.arrange(np.broadcast_to(a.T.reshape(1, c.outputs, *c.results), spread))
+
+    return low.emit(
+        Contract, [summed], aval_type(eqn.outvars[0]), into=lambda a: a.T, out=out, pattern=pattern,
+        dependence=image.kind,
+    )  # fmt: skip

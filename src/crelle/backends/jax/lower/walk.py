@@ -1,0 +1,259 @@
+"""Walking a jaxpr that holds values and tangents: what is known, what varies, and what is linear in the tangents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jax.extend import core as jex
+
+from crelle._arrays import ArrayType
+from crelle.backends.jax.cost import equation_cost
+from crelle.backends.jax.lower.known import Known
+from crelle.tangent.program import Add, Dependence, Gather, LinearMap, Mix, Move, Opaque, Scale, TangentProgram
+
+Bounds = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
+
+
+class NeedsReverse(Exception):
+    """The program holds a function that can only be transposed (``custom_vjp``)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Primal:
+    """A value that does not depend on the tangents.
+
+    Attributes:
+        kind: what it depends on.
+        known: how to compute it at planning time, ``None`` if that is impossible.
+        bounds: how to find a lower and an upper bound of each element, for integers.
+    """
+
+    kind: Dependence
+    known: Known | None = None
+    bounds: Callable[[], Bounds | None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tangent:
+    """A value that is linear in the tangents; ``value=None`` is zero."""
+
+    value: int | None
+
+
+Entry = Primal | Tangent
+
+
+@dataclass(frozen=True, slots=True)
+class Arg:
+    """An operand of an equation."""
+
+    shape: tuple[int, ...]
+    dtype: Any
+    entry: Entry
+
+    @property
+    def linear(self) -> bool:
+        """Whether it depends on the tangents, and is not zero."""
+        return isinstance(self.entry, Tangent) and self.entry.value is not None
+
+    @property
+    def tangent(self) -> int | None:
+        """The id of the value, ``None`` for a coefficient or a zero."""
+        return self.entry.value if isinstance(self.entry, Tangent) else None
+
+    @property
+    def kind(self) -> Dependence:
+        """What it depends on as a coefficient."""
+        return self.entry.kind if isinstance(self.entry, Primal) else Dependence.CONSTANT
+
+    def value(self) -> np.ndarray[Any, Any] | None:
+        """The value as far as it can be known before f is run."""
+        if isinstance(self.entry, Primal) and self.entry.known is not None:
+            return np.asarray(self.entry.known.get())
+        return None
+
+    def bounds(self) -> Bounds | None:
+        """Lower and upper bound of each element."""
+        value = self.value()
+        if value is not None:
+            return value, value
+        if isinstance(self.entry, Primal) and self.entry.bounds is not None:
+            return self.entry.bounds()
+        return None
+
+    def keep(self) -> np.ndarray[Any, Any] | None:
+        """False where it is known to be zero; ``None`` where that is nowhere known."""
+        value = self.value()
+        if value is None or value.dtype.kind not in "biufcV":
+            return None
+        keep = value != 0
+        return None if keep.all() else keep
+
+
+Rule = Callable[["Lowering", Any, list[Arg]], "Sequence[int | None]"]
+RULES: dict[str, Rule] = {}
+
+
+def rule(*names: str) -> Callable[[Rule], Rule]:
+    """Declare how equations of these primitives become linear maps."""
+
+    def declare(function: Rule) -> Rule:
+        RULES.update(dict.fromkeys(names, function))
+        return function
+
+    return declare
+
+
+def aval_type(v: Any) -> ArrayType:
+    """The type of a variable."""
+    return ArrayType(str(v.aval.dtype), tuple(v.aval.shape))
+
+
+class Lowering:
+    """Turns the part of a jaxpr that depends on tangents into a :class:`TangentProgram`."""
+
+    def __init__(self, program: TangentProgram) -> None:
+        self.program = program
+        self._equation: tuple[str, float, float] = ("", 0.0, 0.0)
+
+    def run(self, jaxpr: jex.Jaxpr, consts: Sequence[Entry], given: Sequence[Entry]) -> list[Entry]:
+        """Walk the equations; returns what the outputs are."""
+        env: dict[Any, Entry] = {}
+        env.update(zip(jaxpr.constvars, consts, strict=True))
+        env.update(zip(jaxpr.invars, given, strict=True))
+
+        def read(v: Any) -> Arg:
+            if isinstance(v, jex.Literal):
+                return Arg(np.shape(v.val), v.aval.dtype, Primal(Dependence.CONSTANT, Known.of(v.val)))
+            return Arg(tuple(v.aval.shape), v.aval.dtype, env[v])
+
+        for eqn in jaxpr.eqns:
+            args = [read(v) for v in eqn.invars]
+            env.update(zip(eqn.outvars, self.equation(eqn, args), strict=True))
+        return [read(v).entry for v in jaxpr.outvars]
+
+    def equation(self, eqn: Any, args: list[Arg]) -> Sequence[Entry]:
+        """What the results of one equation are."""
+        from crelle.backends.jax.lower import control, primal
+
+        name = eqn.primitive.name
+        if name in control.CONTROL:
+            return control.CONTROL[name](self, eqn, args)
+        if not any(isinstance(a.entry, Tangent) for a in args):
+            return primal.results(eqn, args)
+        if not any(a.linear for a in args):
+            return [Tangent(None) for _ in eqn.outvars]
+        before = self._equation
+        self._equation = (name, *equation_cost(eqn))
+        try:
+            return [Tangent(v) for v in find_rule(eqn)(self, eqn, args)]
+        finally:
+            self._equation = before
+
+    # -- what rules use
+
+    def emit(self, make: type[LinearMap], operands: Sequence[int | None], type_: ArrayType, **fields: Any) -> int:
+        """Append a map with one result; its name and cost are those of the equation."""
+        name, flops, moved = self._equation
+        result = self.program.value(type_)
+        fields = {"name": name, "flops": flops, "bytes": moved, **fields}
+        self._equation = (name, 0.0, 0.0)  # an equation is paid once, however many maps it becomes
+        self.program.maps.append(make(operands=tuple(operands), results=(result,), **fields))
+        return result
+
+    def type(self, value: int) -> ArrayType:
+        """The type of a value."""
+        return self.program.types[value]
+
+    def moved(
+        self, arg: Arg | int, move: Move, shape: Sequence[int], kind: Dependence = Dependence.CONSTANT
+    ) -> int:
+        """One value, moved."""
+        value = arg if isinstance(arg, int) else arg.tangent
+        assert value is not None
+        return self.emit(
+            Gather, [value], ArrayType(self.type(value).dtype, tuple(shape)), move=move, dependence=kind
+        )
+
+    def joined(self, args: Sequence[Arg], move: Move, shape: Sequence[int]) -> int:
+        """Several values moved into one; those that are no tangents are zeros."""
+        dtype = next(a.dtype for a in args if a.linear)
+        return self.emit(
+            Gather, [a.tangent for a in args], ArrayType(str(dtype), tuple(shape)), move=move,
+            shapes=tuple(a.shape for a in args),
+        )  # fmt: skip
+
+    def scaled(
+        self, value: int, kind: Dependence, keep: np.ndarray[Any, Any] | None = None, shape: Sequence[int] | None = None
+    ) -> int:
+        """A value times a coefficient, broadcast to ``shape`` first."""
+        type_ = self.type(value)
+        if shape is not None and tuple(shape) != type_.shape:
+            value = self.moved(value, lambda a, s=tuple(shape): np.broadcast_to(a, s), shape)
+            type_ = self.type(value)
+        return self.emit(Scale, [value], type_, keep=keep, dependence=kind)
+
+    def added(self, values: Sequence[int | None], kind: Dependence = Dependence.CONSTANT) -> int | None:
+        """The sum of some values."""
+        some = [v for v in values if v is not None]
+        if len(some) < 2:
+            return some[0] if some else None
+        return self.emit(Add, some, self.type(some[0]), dependence=kind)
+
+    def mixed(
+        self, make: type[Mix], value: int, axis: int, pattern: Any, size: int, kind: Dependence, **fields: Any
+    ) -> int:
+        """A mix along one axis, which becomes ``size`` long; ``pattern=None`` makes all of it equal."""
+        shape = self.type(value).shape
+        rest = shape[:axis] + shape[axis + 1 :]
+        new = (*shape[:axis], size, *shape[axis + 1 :])
+
+        def into(a: Any) -> Any:
+            return np.moveaxis(a, axis, 0).reshape(shape[axis], -1)
+
+        def out(a: Any) -> Any:
+            return np.moveaxis(np.broadcast_to(a, (size, a.shape[1])).reshape(size, *rest), 0, axis)
+
+        type_ = ArrayType(self.type(value).dtype, new)
+        return self.emit(make, [value], type_, into=into, out=out, pattern=pattern, dependence=kind, **fields)
+
+    def lanes(self, make: type[Mix], value: int, axes: Sequence[int], shape: Sequence[int], kind: Dependence) -> int:
+        """Dense over some axes together; the result has the other axes first, then broadcasts to ``shape``.
+
+        ``shape`` has length 1 or more at ``axes`` and agrees elsewhere.
+        """
+        old = self.type(value).shape
+        length = int(np.prod([old[a] for a in axes], dtype=np.int64))
+        rest = [s for a, s in enumerate(old) if a not in axes]
+
+        def into(a: Any) -> Any:
+            return np.moveaxis(a, tuple(axes), tuple(range(len(axes)))).reshape(length, -1)
+
+        def out(a: Any) -> Any:
+            lane = np.expand_dims(a.reshape(rest), tuple(axes))
+            return np.broadcast_to(lane, tuple(shape))
+
+        type_ = ArrayType(self.type(value).dtype, tuple(shape))
+        return self.emit(make, [value], type_, into=into, out=out, dependence=kind)
+
+    def opaque(self, eqn: Any, args: Sequence[Arg], why: str) -> list[int | None]:
+        """Every element on every element, and a note that says so."""
+        operands = tuple(a.tangent for a in args)
+        results = [self.program.value(aval_type(v)) for v in eqn.outvars]
+        name, flops, moved = self._equation
+        self.program.maps.append(
+            Opaque(name=name, operands=operands, results=tuple(results), dependence=Dependence.VARYING, flops=flops, bytes=moved)
+        )
+        self.program.note(f"{name}: {why}; every output is taken to depend on all of its input")
+        return list(results)
+
+
+def find_rule(eqn: Any) -> Rule:
+    """The rule of an equation's primitive: the user's, ours, or what is done about an unknown one."""
+    from crelle.backends.jax.lower import unknown
+
+    name = eqn.primitive.name
+    return unknown.users(name) or RULES.get(name) or unknown.expand_or_probe

@@ -1,0 +1,96 @@
+"""The tangent program of a call: f linearised at types alone, or at values."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import jax
+
+from crelle._arrays import types_text
+from crelle._errors import CrelleTypeError, describe
+from crelle.backends._protocol import Call
+from crelle.backends.jax import run
+from crelle.backends.jax.flat import FlatFunction
+from crelle.backends.jax.trace import traced, type_of
+from crelle.tangent.program import Dependence, TangentProgram
+
+
+def tangent_program(call: Call, known: bool = False) -> TangentProgram:
+    """The derivative of f at the types of the call as linear maps; at its values if ``known``.
+
+    Raises:
+        CrelleTypeError: f cannot be traced, or has no derivative in either mode.
+    """
+    from crelle.backends.jax.lower import lower
+    from crelle.backends.jax.lower.walk import NeedsReverse
+
+    found = traced(call)
+    if found.closed is None or found.layout.result is None:
+        raise CrelleTypeError(
+            describe(
+                f"{call.text}: the pattern is read off the traced derivative, and f cannot be traced",
+                called=types_text(call.inputs, call.names),
+                likely=f"f needs values of its arguments in Python ({found.why})",
+                try_="where, cond or while_loop of JAX in place of Python's if and while",
+            )
+        )
+    if known and call.abstract:
+        raise CrelleTypeError(
+            describe(
+                f"{call.text}: local=True reads the values of the arguments, and there are none",
+                called=types_text(call.inputs, call.names),
+                try_="pass arrays, outside of any transformation",
+            )
+        )
+    dynamic = FlatFunction(call, found.layout).dynamic
+    closed, active = found.closed, found.layout.active
+    outputs = tuple(type_of(v) for v in closed.out_avals[: found.layout.result.out_tree.num_leaves])
+    evaluate = jax.extend.core.jaxpr_as_fun(closed)
+
+    def g(*leaves: Any) -> tuple[list[Any], list[Any]]:
+        results = [jax.numpy.asarray(r) for r in evaluate(*leaves)]
+        return results[: len(outputs)], results[len(outputs) :]
+
+    hessian = call.request.kind == "hessian"
+    values = [v if known else None for v in dynamic]
+    kinds = [Dependence.VARYING] * active + [Dependence.PASSIVE] * (len(dynamic) - active)
+    if known:
+        kinds = [Dependence.CONSTANT] * len(dynamic)
+    failure: Exception | None = None
+    for mode in _modes(call, hessian):
+        seeded = outputs if mode == "reverse" else call.inputs
+
+        def derivative(arrays: Any, seeds: Any, mode: str = mode) -> Any:
+            passive = arrays[active:]
+
+            def of(*leaves: Any) -> tuple[list[Any], list[Any]]:
+                return g(*leaves, *passive)
+
+            if hessian:
+                return run.linearise_gradient(of, arrays[:active], mode, call.request.holomorphic, looped=True)[2](*seeds)
+            return run.linearise(of, arrays[:active], mode)[2](*seeds)
+
+        seeds = [jax.ShapeDtypeStruct(t.shape, t.dtype) for t in seeded]
+        shapes = [jax.ShapeDtypeStruct(jax.numpy.shape(v), jax.numpy.result_type(v)) for v in dynamic]
+        try:
+            jaxpr = jax.make_jaxpr(derivative)(shapes, seeds)
+            program = lower(jaxpr, values, kinds, transposed=mode in ("reverse", "reverse-over-reverse"))
+        except (NeedsReverse, TypeError, ValueError, NotImplementedError) as error:
+            failure = failure or error
+            continue
+        made = call.inputs if program.transposed or hessian else outputs
+        program.output_types = [replace(t, dtype=o.dtype) for t, o in zip(program.output_types, made, strict=True)]
+        return program
+    raise CrelleTypeError(
+        describe(
+            f"{call.text}: f has no derivative that JAX can trace",
+            called=types_text(call.inputs, call.names),
+            likely=f"{type(failure).__name__}: {failure}".split("\n")[0],
+        )
+    ) from failure
+
+
+def _modes(call: Call, hessian: bool) -> list[str]:
+    modes = ["forward-over-reverse", "reverse-over-reverse"] if hessian else ["forward", "reverse"]
+    return [m for m in modes if call.request.mode in ("auto", m)] or modes
