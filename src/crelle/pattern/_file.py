@@ -61,6 +61,6 @@ def read(path: str | Path, cls: type[SparsityPattern]) -> SparsityPattern:
             )
         )
     try:
-        return cls(tuple(found["shape"]), found["indptr"], found["indices"])
+        return cls(found["shape"].tolist(), found["indptr"], found["indices"])
     except CrelleError as error:
         raise CrelleValueError(f"{path} holds a pattern that is not valid: {error}") from None

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's blue, as in the figures of the tour.
 _DARK = "#0072B2"
+#: From few to many: light enough to differ, dark enough to be seen on white.
+_SHADES = ("#8ec5e6", _DARK, "#00243d")
 #: Up to this many rows and columns every entry has its own marker; larger patterns are drawn in this many pixels.
-_MARKERS, _PIXELS = 200, 600
+_MARKERS, _PIXELS = 200, 300
 #: Long thin patterns keep at least this many cells across, so that there is something to see.
 _THIN = 16
 
@@ -125,7 +127,7 @@ def spy(pattern: SparsityPattern, ax: Axes | None, **kwargs: Any) -> Axes:
         axis.set_major_locator(MaxNLocator(6, integer=True))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
         axis.set_label_text(name)
-    ax.set_title(line(pattern), fontsize="small")
+    ax.set_title(line(pattern), fontsize=7.5, loc="left")
     return ax
 
 
@@ -134,7 +136,7 @@ def _axes() -> Axes:
 
     pyplot = sys.modules.get("matplotlib.pyplot")
     make = Figure if pyplot is None else pyplot.figure
-    figure: Figure = make(figsize=(6.4, 5.6), layout="constrained")
+    figure: Figure = make(figsize=(6.4, 5.6), layout="compressed")
     return figure.subplots()
 
 
@@ -149,6 +151,8 @@ def _markers(pattern: SparsityPattern, ax: Axes, kwargs: dict[str, Any]) -> None
 
 def _image(pattern: SparsityPattern, ax: Axes, kwargs: dict[str, Any]) -> None:
     """The share of nonzeros in each pixel, on a logarithmic scale; pixels without any are blank."""
+    from matplotlib.colors import LinearSegmentedColormap
+
     m, n = pattern.shape
     counts = counted(pattern, _PIXELS, _PIXELS)
     sizes = np.outer(
@@ -161,6 +165,9 @@ def _image(pattern: SparsityPattern, ax: Axes, kwargs: dict[str, Any]) -> None:
     known = logs[counts > 0]
     top = float(known.max())
     low = min(float(known.min()), top - 1)
-    style = {"cmap": "cividis_r", "interpolation": "nearest", "aspect": ax.get_aspect(), "vmin": low, "vmax": top}
+    shades = LinearSegmentedColormap.from_list("share", _SHADES)
+    style = {"cmap": shades, "interpolation": "nearest", "aspect": ax.get_aspect(), "vmin": low, "vmax": top}
     image = ax.imshow(logs, **{**style, "extent": (-0.5, n - 0.5, m - 0.5, -0.5), **kwargs})
-    ax.figure.colorbar(image, ax=ax).set_label("log₁₀ of the share of nonzeros in a pixel; blank: none")
+    # Beside the axes as they are drawn, which are narrower or lower than their place where the aspect is kept.
+    bar = ax.figure.colorbar(image, cax=ax.inset_axes((1.03, 0, 0.035, 1)))
+    bar.set_label("log₁₀ of the share of nonzeros in a pixel; blank: none", fontsize="small")

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import jax
+import numpy as np
 
 from crelle._arrays import types_text
 from crelle._errors import CrelleTypeError, describe
@@ -67,6 +68,8 @@ def tangent_program(call: Call, known: bool = False) -> TangentProgram:
             def of(*leaves: Any) -> tuple[list[Any], list[Any]]:
                 return g(*leaves, *passive)
 
+            if mode == "forward-over-forward":
+                return jax.linearize(_columns(of), *arrays[:active])[1](*seeds)
             if hessian:
                 return run.linearise_gradient(of, arrays[:active], mode, call.request.holomorphic, looped=True)[2](*seeds)
             return run.linearise(of, arrays[:active], mode)[2](*seeds)
@@ -91,6 +94,23 @@ def tangent_program(call: Call, known: bool = False) -> TangentProgram:
     ) from failure
 
 
+def _columns(of: Any) -> Any:
+    """The gradient by forward mode, one unit tangent at a time side by side: for loops that have no reverse rule."""
+
+    def gradient(*leaves: Any) -> list[Any]:
+        sizes = [leaf.size for leaf in leaves]
+        basis = jax.numpy.eye(sum(sizes), dtype=jax.numpy.result_type(*leaves))
+        cuts = np.cumsum(sizes)[:-1]
+        seeds = [
+            part.reshape(-1, *leaf.shape).astype(leaf.dtype)
+            for part, leaf in zip(jax.numpy.split(basis, cuts, 1), leaves, strict=True)
+        ]
+        slopes = jax.vmap(lambda *v: jax.jvp(lambda *a: of(*a)[0][0], leaves, v)[1])(*seeds)
+        return [s.reshape(leaf.shape) for s, leaf in zip(jax.numpy.split(slopes, cuts), leaves, strict=True)]
+
+    return gradient
+
+
 def _modes(call: Call, hessian: bool) -> list[str]:
-    modes = ["forward-over-reverse", "reverse-over-reverse"] if hessian else ["forward", "reverse"]
+    modes = ["forward-over-reverse", "reverse-over-reverse", "forward-over-forward"] if hessian else ["forward", "reverse"]
     return [m for m in modes if call.request.mode in ("auto", m)] or modes

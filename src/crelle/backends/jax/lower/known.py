@@ -124,11 +124,21 @@ def pad(config: Any, a: Array, fill: Any = 0) -> Array:
     return a
 
 
+def reshaped(eqn: Any, a: Array, *dynamic: Array) -> Array:
+    """``lax.reshape``, which may permute the axes first."""
+    order = eqn.params.get("dimensions")
+    return (a if order is None else a.transpose(order)).reshape(eqn.params["new_sizes"])
+
+
 def sliced(eqn: Any, a: Array) -> Array:
     """``lax.slice``."""
     p = eqn.params
     strides = p["strides"] or (1,) * a.ndim
     return a[tuple(map(slice, p["start_indices"], p["limit_indices"], strides))]
+
+
+def _squeezed(eqn: Any, a: Array) -> Array:
+    return a.reshape(eqn.outvars[0].aval.shape)
 
 
 def _iota(eqn: Any, *dynamic: Array) -> Array:
@@ -193,8 +203,7 @@ EXACT: dict[str, Callable[..., Any]] = {
     "conj": _plain(np.conj), "stop_gradient": _plain(np.asarray), "copy": _plain(np.asarray),
     "copy_p": _plain(np.asarray), "convert_element_type": _convert,
     "broadcast_in_dim": broadcast_in_dim, "iota": _iota, "pad": lambda eqn, a, fill: pad(eqn.params["padding_config"], a, fill),
-    "reshape": lambda eqn, a: a.reshape(eqn.params["new_sizes"]), "squeeze": lambda eqn, a: a.reshape(eqn.outvars[0].aval.shape),
-    "expand_dims": lambda eqn, a: a.reshape(eqn.outvars[0].aval.shape),
+    "reshape": reshaped, "squeeze": _squeezed, "expand_dims": _squeezed,
     "transpose": lambda eqn, a: a.transpose(eqn.params["permutation"]),
     "rev": lambda eqn, a: np.flip(a, eqn.params["dimensions"]), "slice": sliced,
     "concatenate": lambda eqn, *parts: np.concatenate(parts, eqn.params["dimension"]),

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from crelle.backends.jax.lower import known
-from crelle.backends.jax.lower.walk import Arg, Lowering, aval_type, rule
-from crelle.tangent.program import Dependence, Gather, Reduce
+from crelle.backends.jax.lower.walk import Arg, Lowering, rule
+from crelle.tangent.program import Dependence, Reduce
 
 Results = Sequence[int | None]
 
@@ -71,19 +71,13 @@ def _select(low: Lowering, eqn: Any, args: list[Arg]) -> Results:
     return [low.added(parts)]
 
 
-@rule("reshape", "squeeze", "expand_dims")
-def _reshape(low: Lowering, eqn: Any, args: list[Arg]) -> Results:
-    shape = tuple(eqn.outvars[0].aval.shape)
-    return [low.moved(args[0], lambda a: a.reshape(shape), shape)]
-
-
 def _moving(eqn: Any) -> Any:
     """The NumPy form of an operation that moves elements."""
     apply = known.EXACT[eqn.primitive.name]
     return lambda *arrays: apply(eqn, *arrays)
 
 
-@rule("transpose", "rev", "slice", "broadcast_in_dim")
+@rule("reshape", "squeeze", "expand_dims", "transpose", "rev", "slice", "broadcast_in_dim")
 def _move(low: Lowering, eqn: Any, args: list[Arg]) -> Results:
     return [low.moved(args[0], _moving(eqn), eqn.outvars[0].aval.shape)]
 
@@ -169,21 +163,3 @@ def triangle(size: int, upper: bool) -> tuple[Any, Any]:
 @rule("psum", "psum2", "psum_invariant")
 def _across(low: Lowering, eqn: Any, args: list[Arg]) -> Results:
     return low.opaque(eqn, args, "sums over devices")
-
-
-def zeros_like(low: Lowering, eqn: Any) -> Results:
-    """Results that are zero."""
-    return [None for _ in eqn.outvars]
-
-
-def gathered(low: Lowering, arg: Arg, index: np.ndarray[Any, Any], v: Any) -> int:
-    """out[i] = in[index[i]] over raveled elements, nothing where the index is -1."""
-    shape = tuple(v.aval.shape)
-    assert arg.tangent is not None
-
-    def move(ids: Any) -> Any:
-        flat = ids.reshape(-1)
-        picked = flat[np.maximum(index, 0)] if flat.size else np.zeros(index.shape, ids.dtype)
-        return np.where(index < 0, np.zeros((), ids.dtype), picked).reshape(shape)
-
-    return low.emit(Gather, [arg.tangent], aval_type(v), move=move)

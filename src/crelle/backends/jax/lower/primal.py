@@ -166,9 +166,18 @@ def _convert(eqn: Any, args: list[Arg]) -> Bounds | None:
     return found[0]
 
 
+def _picked(eqn: Any, args: list[Arg]) -> Bounds | None:
+    """Elements of something: no smaller than its least."""
+    found = args[0].bounds()
+    if found is None or not found[0].size or "fill" in str(eqn.params.get("mode", "")).lower():
+        return None
+    return found[0].min(), found[1].max()
+
+
 _RULES: dict[str, Callable[[Any, list[Arg]], Bounds | None]] = {
     "add": _add, "sub": _sub, "mul": _mul, "rem": _rem, "argmax": _arg, "argmin": _arg, "clamp": _clamp,
-    "min": _least, "max": _most, "select_n": _select, "convert_element_type": _convert,
+    "min": _least, "max": _most, "select_n": _select, "gather": _picked,
+    "dynamic_slice": _picked, "sort": _picked, "convert_element_type": _convert,
     "lt": _compare(lambda a, b: (a[1] < b[0], a[0] >= b[1])), "le": _compare(lambda a, b: (a[1] <= b[0], a[0] > b[1])),
     "gt": _compare(lambda a, b: (a[0] > b[1], a[1] <= b[0])), "ge": _compare(lambda a, b: (a[0] >= b[1], a[1] < b[0])),
 }  # fmt: skip
