@@ -94,8 +94,8 @@ class SparsityPattern:
                 - a pattern, which is returned as it is;
                 - a SciPy sparse matrix or array of any format, a JAX ``BCOO`` or ``BCSR``, a PyTorch tensor in COO,
                   CSR or CSC layout. **Entries that are stored count, whatever their value**: explicit zeros are in the
-                  pattern (call ``eliminate_zeros()`` first where they should not be), and of the formats BSR and DIA whole
-                  blocks and diagonals; padding of a ``BCOO`` is not;
+                  pattern (call ``eliminate_zeros()`` first where they should not be), and whole blocks and
+                  diagonals of the formats BSR and DIA; padding of a ``BCOO`` is not;
                 - a dense array of NumPy, JAX or PyTorch, or a list of rows. What is not zero counts, NaN included.
 
         Returns:
