@@ -21,7 +21,6 @@ def write(path: str | Path, shape: Shape, indptr: Ints, indices: Ints) -> None:
     with Path(path).open("wb") as file:  # a name would get the suffix .npz
         np.savez(
             file,
-            allow_pickle=False,
             format=np.array(_NAME),
             version=np.array(_VERSION),
             shape=np.array(shape, np.int64),
