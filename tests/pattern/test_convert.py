@@ -159,6 +159,8 @@ def test_torch_layouts_that_are_refused():
         SparsityPattern.from_(blocks)
     with pytest.raises(CrelleShapeError, match=r"torch\.Tensor has shape \(2, 2, 2\)"):
         SparsityPattern.from_(torch.ones(2, 2, 2).to_sparse())
+    with pytest.raises(CrelleShapeError, match=r"torch\.Tensor has shape \(3,\)"):
+        SparsityPattern.from_(torch.ones(3))
 
 
 @pytest.mark.parametrize("thing", [None, "pattern", {"a": 1}, object(), [["a"]], len])

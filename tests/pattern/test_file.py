@@ -96,6 +96,8 @@ def test_something_else(tmp_path, kind):
     with pytest.raises(CrelleValueError) as caught:
         SparsityPattern.load(path)
     assert str(caught.value).startswith(f"{path} is not a saved SparsityPattern\n  expected  a file that")
+    assert "allow_pickle" not in str(caught.value) or kind == "pickle"
+    assert ("it does not begin like a .npz file" in str(caught.value)) == (kind in ("text", "npy", "empty"))
 
 
 def test_another_version_and_another_name(tmp_path):

@@ -58,11 +58,11 @@ def _of_scipy(matrix: Any) -> Csr:
 
 
 def _of_torch(tensor: Any, torch: Any) -> Csr:
+    _two_dimensions(tensor.shape, tensor)
     layout = tensor.layout
     if layout is torch.strided:
         # The comparison is PyTorch's own because NumPy has no bfloat16.
         return csr_of_dense((tensor.detach() != 0).cpu().numpy())
-    _two_dimensions(tensor.shape, tensor)
     if getattr(tensor, "dense_dim", int)() == 0:
         if layout is torch.sparse_coo:
             rows, cols = tensor._indices().cpu().numpy()  # also of tensors that are not coalesced

@@ -33,17 +33,21 @@ def read(path: str | Path, cls: type[SparsityPattern]) -> SparsityPattern:
     """The pattern in this file, checked like one that is given by hand."""
     with Path(path).open("rb") as file:
         try:
+            if file.read(4) != b"PK\x03\x04":  # NumPy would take it for a pickle, and advise to allow that
+                raise ValueError("it does not begin like a .npz file")
+            file.seek(0)
             archive = np.load(file, allow_pickle=False)
             name, version = str(archive["format"]), int(archive["version"])
             found = {key: archive[key] for key in ("shape", "indptr", "indices")} if version == _VERSION else None
         except MemoryError:
             raise
         except Exception as error:  # damaged bytes surface as whatever NumPy, zipfile or zlib stumbled over
+            reason = str(error).partition(". ")[0]  # what follows is advice on how to trust the file
             raise CrelleValueError(
                 describe(
                     f"{path} is not a saved SparsityPattern",
                     expected="a file that SparsityPattern.save wrote",
-                    likely=f"it is truncated, or something else ({type(error).__name__}: {error})",
+                    likely=f"it is truncated, or something else ({type(error).__name__}: {reason})",
                     try_="make the pattern again and save it; arrays of your own go to SparsityPattern.from_",
                 )
             ) from None
