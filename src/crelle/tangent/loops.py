@@ -15,7 +15,8 @@ Propagate = Callable[[TangentProgram, Sequence[Rows], list[str]], list[Rows]]
 MAX_STEPS = 20_000
 #: Work on differing steps: steps times maps.
 MAX_STEP_WORK = 200_000
-_KINDS = len(Dependence)
+#: Products of boolean matrices are dense where a dense one is this many times cheaper by the operation.
+_DENSE_GAIN = 50
 
 
 def run_loop(
@@ -41,9 +42,7 @@ def _shape(loop: Loop, position: int, shape: tuple[int, ...]) -> tuple[int, ...]
     return (loop.length or 0, *shape)
 
 
-def _by_step(
-    universe: Universe, loop: Loop, given: list[Rows], notes: list[str], propagate: Propagate
-) -> list[Rows]:
+def _by_step(universe: Universe, loop: Loop, given: list[Rows], notes: list[str], propagate: Propagate) -> list[Rows]:
     """Every step with its own body."""
     assert loop.length is not None and loop.step is not None
     consts, carry = given[: loop.consts], given[loop.consts : loop.consts + loop.carry]
@@ -57,7 +56,10 @@ def _by_step(
         for into, r in zip(stacked, results[loop.carry :], strict=True):
             into.append(r)
     types = loop.body.output_types[loop.carry :]
-    return [*carry, *(_stack(universe, t.shape, s[::-1] if loop.reverse else s) for t, s in zip(types, stacked, strict=True))]
+    return [
+        *carry,
+        *(_stack(universe, t.shape, s[::-1] if loop.reverse else s) for t, s in zip(types, stacked, strict=True)),
+    ]
 
 
 def _stack(universe: Universe, shape: tuple[int, ...], slices: list[Rows]) -> Rows:
@@ -105,21 +107,23 @@ def _alike(universe: Universe, loop: Loop, given: list[Rows], notes: list[str], 
     c0, c1 = int(start[loop.consts]), int(start[loop.consts + loop.carry])
     state, total = c1 - c0, int(start[-1])
     local = _local(body, propagate, notes)  # per kind [outputs, inputs]
-    lifted = _lift(local)
+    seen = {t.kind for g in given for t in g.terms} | {k for k in Dependence if local[k].nnz}
+    kinds = [k for k in Dependence if k == Dependence.CONSTANT or k in seen]
+    lifted = _lift(local, kinds)
     many = sum(outs)
-    rows_carry = np.concatenate([np.arange(state) + k * many for k in range(_KINDS)])
-    rows_out = np.concatenate([np.arange(state, many) + k * many for k in range(_KINDS)])
+    rows_carry = np.concatenate([np.arange(state) + k * many for k in range(len(kinds))])
+    rows_out = np.concatenate([np.arange(state, many) + k * many for k in range(len(kinds))])
 
     def columns(a: int, b: int) -> Ids:
-        return np.concatenate([np.arange(a, b) + k * total for k in range(_KINDS)])
+        return np.concatenate([np.arange(a, b) + k * total for k in range(len(kinds))])
 
     step_c, step_x = lifted[rows_carry][:, columns(c0, c1)], lifted[rows_carry][:, columns(c1, total)]
     step_k = lifted[rows_carry][:, columns(0, c0)]
     out_c, out_x = lifted[rows_out][:, columns(c0, c1)], lifted[rows_out][:, columns(c1, total)]
     out_k = lifted[rows_out][:, columns(0, c0)]
-    const_sets = step_k @ _stacked_matrix(universe, given[: loop.consts], sizes[: loop.consts])
-    const_out = out_k @ _stacked_matrix(universe, given[: loop.consts], sizes[: loop.consts])
-    first = _stacked_matrix(universe, given[loop.consts : loop.consts + loop.carry], sizes[loop.consts : loop.consts + loop.carry])
+    fixed = _matrices(universe, given[: loop.consts], kinds)
+    const_sets, const_out = step_k @ fixed, out_k @ fixed
+    first = _matrices(universe, given[loop.consts : loop.consts + loop.carry], kinds)
     scanned, widths = given[loop.consts + loop.carry :], sizes[loop.consts + loop.carry :]
     stacked = body.output_types[loop.carry :]
     if loop.length is None:
@@ -129,17 +133,17 @@ def _alike(universe: Universe, loop: Loop, given: list[Rows], notes: list[str], 
         last, before = _power(step_c, first, const_sets, loop.length), None
     else:
         last, before = _through_time(
-            universe, loop.length, step_c, step_x, first, const_sets, scanned, widths, loop.reverse, bool(stacked)
+            universe, loop.length, step_c, step_x, first, const_sets, scanned, widths, loop.reverse, kinds
         )
     carry_types = body.output_types[: loop.carry]
-    results = _unstack(universe, last, [t.shape for t in carry_types])
+    results = _unstack(universe, last, [t.shape for t in carry_types], kinds)
     if stacked:
         assert loop.length is not None
         length = loop.length
-        xs = _time_matrix(universe, scanned, widths, length, loop.reverse)
+        xs = _time_matrix(universe, scanned, widths, length, loop.reverse, kinds)
         ys = _each_step(out_c, before, length) + _each_step(out_x, xs, length) + _repeat(const_out, length)
-        results += _unstack_time(universe, ys, [t.shape for t in stacked], length, loop.reverse)
-    return results
+        results += _unstack_time(universe, ys, [t.shape for t in stacked], length, loop.reverse, kinds)
+    return [r.of_kind(loop.dependence) for r in results] if loop.length is None else results
 
 
 def _sp() -> Any:
@@ -156,15 +160,14 @@ def _local(body: TangentProgram, propagate: Propagate, notes: list[str]) -> list
         given.append(own.inputs(start, body.types[i].shape))
         start += body.types[i].size
     found = propagate(body, given, notes)
-    matrices = _matrices(own, found)
-    return [matrices[k * body.rows : (k + 1) * body.rows] for k in range(_KINDS)]
+    return [_matrices(own, found, [kind]) for kind in Dependence]
 
 
-def _matrices(universe: Universe, values: Sequence[Rows]) -> Any:
+def _matrices(universe: Universe, values: Sequence[Rows], kinds: Sequence[Dependence]) -> Any:
     """Sets of values one below the other, all of the first kind, then all of the next: [kinds * size, columns]."""
     sp = _sp()
     blocks = []
-    for kind in Dependence:
+    for kind in kinds:
         for value in values:
             total = sp.csr_array((value.size, universe.columns), dtype=bool)
             for term in value.terms:
@@ -185,70 +188,72 @@ def _matrices(universe: Universe, values: Sequence[Rows]) -> Any:
     return sp.vstack(blocks, format="csr")
 
 
-def _lift(local: list[Any]) -> Any:
-    """The pattern on states of every kind: what comes in with kind i through an entry of kind j goes out with max(i, j)."""
+def _lift(local: list[Any], kinds: Sequence[Dependence]) -> Any:
+    """The pattern on states of every kind: what comes in as kind i through an entry of kind j goes out as max(i, j)."""
     sp = _sp()
-    grid = [[sp.csr_array(local[0].shape, dtype=bool) for _ in Dependence] for _ in Dependence]
-    for i in Dependence:
-        for j in Dependence:
-            k = max(i, j)
+    grid = [[sp.csr_array(local[0].shape, dtype=bool) for _ in kinds] for _ in kinds]
+    for i, before in enumerate(kinds):
+        for j in kinds:
+            k = kinds.index(max(before, j))
             grid[k][i] = grid[k][i] + local[j]
     return sp.block_array(grid, format="csr")
 
 
-def _stacked_matrix(universe: Universe, values: Sequence[Rows], sizes: Sequence[int]) -> Any:
-    return _matrices(universe, values)
+def _times(a: Any, b: Any) -> Any:
+    """A boolean product, by dense matrices where the sparse ones are nearly full."""
+    (m, k), n = a.shape, b.shape[1]
+    work = a.nnz * (b.nnz / max(k, 1))
+    if m * n < 20_000_000 and k * max(m, n) < 20_000_000 and work * _DENSE_GAIN > float(m) * k * n and work > 1e6:
+        return _sp().csr_array(a.toarray().astype(np.float32) @ b.toarray().astype(np.float32) > 0)
+    return a @ b
 
 
-def _bound(matrix: Any, universe: Universe | None = None) -> Any:
+def _bound(matrix: Any) -> Any:
     if matrix.nnz > 50_000_000:
         raise TooMany(f"index sets of {matrix.nnz:,} entries in a loop")
     return matrix
 
 
 def _power(step: Any, first: Any, more: Any, length: int) -> Any:
-    """step^length first + sum of step^i more over i < length, by squaring."""
-    result, grown = first, more  # grown: the sum over i < 2^k
-    power, total = step, None
-    bits = length
-    done = first
+    """step^length first + the sum of step^i more over i < length, by squaring."""
+    done, grown, power, bits = first, more, step, length  # grown: the sum over i < 2^k, power: step^(2^k)
     while bits:
         if bits & 1:
-            done = _bound(power @ done + grown)
+            done = _bound(_times(power, done) + grown)
         bits >>= 1
         if bits:
-            grown = _bound(power @ grown + grown)
-            power = _bound(power @ power)
-    del result, total
+            grown = _bound(_times(power, grown) + grown)
+            power = _bound(_times(power, power))
     return done
 
 
 def _any_number(step: Any, first: Any, more: Any) -> Any:
     """The union over any number of steps: up to a fixed point, which is reached by squaring."""
-    sp = _sp()
-    closure = step + sp.eye_array(step.shape[0], dtype=bool, format="csr")
+    closure = step + _sp().eye_array(step.shape[0], dtype=bool, format="csr")
     total = first + more
     while True:
-        grown = _bound(closure @ total + more)
-        grown = grown + total
+        grown = _bound(_times(closure, total) + total)
         if grown.nnz == total.nnz:
             return grown
-        total, closure = grown, _bound(closure @ closure)
+        total, closure = grown, _bound(_times(closure, closure))
 
 
-def _time_matrix(universe: Universe, scanned: Sequence[Rows], widths: Sequence[int], length: int, reverse: bool) -> Any:
+def _time_matrix(
+    universe: Universe, scanned: Sequence[Rows], widths: Sequence[int], length: int, reverse: bool,
+    kinds: Sequence[Dependence],
+) -> Any:  # fmt: skip
     """Sets of the scanned values as [length * kinds * width, columns], in the order of the steps."""
     sp = _sp()
     width = sum(widths)
     if not width:
         return sp.csr_array((0, universe.columns), dtype=bool)
-    whole = _matrices(universe, scanned)  # kinds x values x length x element
-    order = np.zeros((length, _KINDS, width), np.int64)
+    whole = _matrices(universe, scanned, kinds)  # kinds x values x length x element
+    order = np.zeros((length, len(kinds), width), np.int64)
     per_kind = sum(w * length for w in widths)
     base = at = 0
     times = np.arange(length)[::-1] if reverse else np.arange(length)
     for w in widths:
-        for k in range(_KINDS):
+        for k in range(len(kinds)):
             order[:, k, at : at + w] = k * per_kind + base + times[:, None] * w + np.arange(w)
         base, at = base + w * length, at + w
     return whole[order.reshape(-1)]
@@ -279,7 +284,7 @@ def _repeat(matrix: Any, length: int) -> Any:
 
 def _through_time(
     universe: Universe, length: int, step_c: Any, step_x: Any, first: Any, more: Any,
-    scanned: Sequence[Rows], widths: Sequence[int], reverse: bool, wanted: bool,
+    scanned: Sequence[Rows], widths: Sequence[int], reverse: bool, kinds: Sequence[Dependence],
 ) -> tuple[Any, Any]:  # fmt: skip
     """(the last state, the states before every step): all prefixes at once, by doubling.
 
@@ -288,7 +293,7 @@ def _through_time(
     state = step_c.shape[0]
     if length == 0:
         return first, None
-    xs = _time_matrix(universe, scanned, widths, length, reverse)
+    xs = _time_matrix(universe, scanned, widths, length, reverse, kinds)
     entered = _each_step(step_x, xs, length) + _repeat(more, length)
     if not entered.shape[1] and first.shape[1]:
         entered = _sp().csr_array((length * state, first.shape[1]), dtype=bool)
@@ -303,8 +308,8 @@ def _through_time(
         if new.nnz == total.nnz:  # what is older adds nothing, and so nothing that is older still does
             break
         total, span = new, 2 * span
-        power = power @ power
-    return total[length * state :], (total[: length * state] if wanted else None)
+        power = _bound(_times(power, power))
+    return total[length * state :], total[: length * state]
 
 
 def _rows_of(universe: Universe, matrix: Any, shape: tuple[int, ...], kind: Dependence) -> list[Term]:
@@ -317,13 +322,15 @@ def _rows_of(universe: Universe, matrix: Any, shape: tuple[int, ...], kind: Depe
     return [Term(ids.reshape(shape), table, kind)]
 
 
-def _unstack(universe: Universe, matrix: Any, shapes: Sequence[tuple[int, ...]]) -> list[Rows]:
+def _unstack(
+    universe: Universe, matrix: Any, shapes: Sequence[tuple[int, ...]], kinds: Sequence[Dependence]
+) -> list[Rows]:
     sizes = [int(np.prod(s, dtype=np.int64)) for s in shapes]
     total, results, start = sum(sizes), [], 0
     for shape, size in zip(shapes, sizes, strict=True):
         terms: list[Term] = []
-        for kind in Dependence:
-            part = matrix[kind * total + start : kind * total + start + size]
+        for k, kind in enumerate(kinds):
+            part = matrix[k * total + start : k * total + start + size]
             terms += _rows_of(universe, part, shape, kind)
         results.append(Rows(universe, shape, terms))
         start += size
@@ -331,15 +338,16 @@ def _unstack(universe: Universe, matrix: Any, shapes: Sequence[tuple[int, ...]])
 
 
 def _unstack_time(
-    universe: Universe, matrix: Any, shapes: Sequence[tuple[int, ...]], length: int, reverse: bool
-) -> list[Rows]:
+    universe: Universe, matrix: Any, shapes: Sequence[tuple[int, ...]], length: int, reverse: bool,
+    kinds: Sequence[Dependence],
+) -> list[Rows]:  # fmt: skip
     sizes = [int(np.prod(s, dtype=np.int64)) for s in shapes]
     total, results, start = sum(sizes), [], 0
     times = np.arange(length)[::-1] if reverse else np.arange(length)
     for shape, size in zip(shapes, sizes, strict=True):
         terms: list[Term] = []
-        for kind in Dependence:
-            base = times[:, None] * (_KINDS * total) + int(kind) * total + start
+        for k, kind in enumerate(kinds):
+            base = times[:, None] * (len(kinds) * total) + k * total + start
             part = matrix[(base + np.arange(size)).reshape(-1)]
             terms += _rows_of(universe, part, (length, *shape), kind)
         results.append(Rows(universe, (length, *shape), terms))

@@ -287,6 +287,8 @@ class Groups:
         count = len(indptr) - 1
         if len(indices) <= 4 * count or count < 2:
             return Groups(indptr, indices, None)
+        if len(np.unique(np.diff(indptr))) > count // 2:
+            return Groups(indptr, indices, None)
         first, which = equal_rows(indptr, indices)
         if len(first) > count // 2:
             return Groups(indptr, indices, None)
@@ -433,7 +435,8 @@ def _multiply(universe: Universe, term: Term, groups: Groups | None) -> Term:
     if drop.any():
         lengths = np.diff(indptr) - _count(drop, indptr)
         flat, indptr = flat[~drop], np.append(0, np.cumsum(lengths))
-    picks = sp.csr_array((np.ones(len(flat), bool), flat - 1, indptr), shape=(total, max(table.size, 1)))
+    # SciPy works in place, and the row pointers may belong to a map
+    picks = sp.csr_array((np.ones(len(flat), bool), flat - 1, indptr.copy()), shape=(total, max(table.size, 1)))
     picks.sum_duplicates()
     if table.indptr is None:
         product = picks
@@ -451,4 +454,3 @@ def _multiply(universe: Universe, term: Term, groups: Groups | None) -> Term:
 def _count(mask: Ids, indptr: Ids) -> Ids:
     sums = np.append(0, np.cumsum(mask))
     return sums[indptr[1:]] - sums[indptr[:-1]]
-

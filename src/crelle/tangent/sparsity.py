@@ -128,7 +128,9 @@ def opaque(
         return [universe.nothing(s or ()) for s in shapes]
     all_of_it = sets.union(universe, together)
     terms = all_of_it.terms
-    return [Rows(universe, s or (), [Term(np.broadcast_to(t.ids, s or ()), t.table, t.kind) for t in terms]) for s in shapes]
+    return [
+        Rows(universe, s or (), [Term(np.broadcast_to(t.ids, s or ()), t.table, t.kind) for t in terms]) for s in shapes
+    ]
 
 
 def _branch(
@@ -186,23 +188,56 @@ def _csr(universe: Universe, rows: Rows) -> tuple[Ids, Ids, np.ndarray[Any, Any]
 
 
 def _csr_of_any(universe: Universe, rows: Rows, flat: list[Ids]) -> tuple[Ids, Ids, np.ndarray[Any, Any]]:
+    """The same for sets of any length."""
+    strongest = max(t.kind for t in rows.terms)
+    whole = np.zeros(rows.size, bool)  # complete, and nothing can be stronger
+    for ids, term in zip(flat, rows.terms, strict=True):
+        if term.kind == strongest:
+            whole |= ids == FULL
+    parts = [
+        _with_full(universe, term.table, np.where(whole, 0, ids)) for ids, term in zip(flat, rows.terms, strict=True)
+    ]
+    kept = [(p, t.kind) for p, t in zip(parts, rows.terms, strict=True) if len(p[1])]
+    if not kept:
+        lengths, indices, kinds = np.zeros(rows.size, np.int64), np.zeros(0, np.int32), np.zeros(0, np.uint8)
+    elif len(kept) == 1:
+        (((lengths, indices), kind),) = kept
+        kinds = np.full(len(indices), kind, np.uint8)
+    else:
+        lengths, indices, kinds = _merged((rows.size, universe.columns), kept)
+    if not whole.any():
+        return lengths, indices, kinds
+    if whole.all():
+        lengths = np.full(rows.size, universe.columns, np.int64)
+        indices = np.tile(np.arange(universe.columns, dtype=np.int32), rows.size)
+        return lengths, indices, np.full(len(indices), strongest, np.uint8)
+    at = np.where(whole, len(indices), np.append(0, np.cumsum(lengths))[:-1])
+    lengths = np.where(whole, universe.columns, lengths)
+    pick = ragged(at, lengths)
+    indices = np.append(indices, np.arange(universe.columns, dtype=np.int32))[pick]
+    return lengths, indices, np.append(kinds, np.full(universe.columns, strongest, np.uint8))[pick]
+
+
+def _with_full(universe: Universe, table: sets.Table, ids: Ids) -> tuple[Ids, Ids]:
+    """The sets of some ids, one after the other, where some may be complete."""
+    full = ids == FULL
+    lengths, indices = table.rows(np.where(full, 0, ids))
+    if full.any():
+        at = np.where(full, len(indices), np.append(0, np.cumsum(lengths))[:-1])
+        lengths = np.where(full, universe.columns, lengths)
+        indices = np.append(indices, np.arange(universe.columns, dtype=np.int32))[ragged(at, lengths)]
+    return lengths, indices
+
+
+def _merged(shape: tuple[int, int], parts: Sequence[tuple[tuple[Ids, Ids], Dependence]]) -> tuple[Ids, Ids, Any]:
+    """Union of sets of several kinds."""
     import scipy.sparse as sp
 
-    shape = (rows.size, universe.columns)
     total: Any = None
-    for ids, term in zip(flat, rows.terms, strict=True):
-        full = ids == FULL
-        lengths, indices = term.table.rows(np.where(full, 0, ids))
-        if full.any():
-            starts = np.append(0, np.cumsum(lengths))[:-1]
-            source = np.append(indices, np.arange(universe.columns, dtype=np.int32))
-            at = np.where(full, len(indices), starts)
-            lengths = np.where(full, universe.columns, lengths)
-            indices = source[ragged(at, lengths)]
-        indptr = np.append(0, np.cumsum(lengths))
-        # one bit for each kind: terms are at most a few dozen, so that sums of them do not overflow
-        weight = np.int64(1) << (20 * int(term.kind))
-        part = sp.csr_array((np.full(len(indices), weight), indices, indptr), shape=shape)
+    for (lengths, indices), kind in parts:
+        # a few bits for each kind: terms are at most a few dozen, so that sums of them do not overflow
+        weight = np.full(len(indices), np.int64(1) << (20 * int(kind)))
+        part = sp.csr_array((weight, indices, np.append(0, np.cumsum(lengths))), shape=shape)
         total = part if total is None else total + part
     total.sum_duplicates()
     kinds = np.where(total.data >= 1 << 40, 2, np.where(total.data >= 1 << 20, 1, 0)).astype(np.uint8)

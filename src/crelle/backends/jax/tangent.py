@@ -71,7 +71,9 @@ def tangent_program(call: Call, known: bool = False) -> TangentProgram:
             if mode == "forward-over-forward":
                 return jax.linearize(_columns(of), *arrays[:active])[1](*seeds)
             if hessian:
-                return run.linearise_gradient(of, arrays[:active], mode, call.request.holomorphic, looped=True)[2](*seeds)
+                return run.linearise_gradient(of, arrays[:active], mode, call.request.holomorphic, looped=True)[2](
+                    *seeds
+                )
             return run.linearise(of, arrays[:active], mode)[2](*seeds)
 
         seeds = [jax.ShapeDtypeStruct(t.shape, t.dtype) for t in seeded]
@@ -112,5 +114,7 @@ def _columns(of: Any) -> Any:
 
 
 def _modes(call: Call, hessian: bool) -> list[str]:
-    modes = ["forward-over-reverse", "reverse-over-reverse", "forward-over-forward"] if hessian else ["forward", "reverse"]
+    modes = (
+        ["forward-over-reverse", "reverse-over-reverse", "forward-over-forward"] if hessian else ["forward", "reverse"]
+    )
     return [m for m in modes if call.request.mode in ("auto", m)] or modes

@@ -63,7 +63,9 @@ def _dot_general(low: Lowering, eqn: Any, args: list[Arg]) -> Results:
         return whole.reshape(shape)
 
     assert mine.tangent is not None
-    detail = "" if pattern is None else f"{len(pattern[1]):,} of {coefficient.size if per_batch else nfo * nk:,} nonzero"
+    detail = (
+        "" if pattern is None else f"{len(pattern[1]):,} of {coefficient.size if per_batch else nfo * nk:,} nonzero"
+    )
     value = low.emit(
         Contract, [mine.tangent], aval_type(eqn.outvars[0]), into=into, out=out, pattern=pattern,
         dependence=other.kind, detail=detail,
@@ -191,7 +193,11 @@ def _conv_of_image(low: Lowering, eqn: Any, image: Arg, kernel: Arg) -> int:
     dtype = str(image.dtype)
     assert image.tangent is not None
     size = int(np.prod(c.space, dtype=np.int64))
-    if keep is not None and not (keep.transpose(c.rhs) == used).all() and c.outputs * c.inner * size * used.size < 4_000_000:
+    if (
+        keep is not None
+        and not (keep.transpose(c.rhs) == used).all()
+        and c.outputs * c.inner * size * used.size < 4_000_000
+    ):
         return _conv_exact(low, eqn, image, kernel.kind, c, keep)
     # over the input channels of a group, then over space
     summed = low.emit(
@@ -234,7 +240,7 @@ def _reads(c: _Numbers) -> Array:
         grids.append(np.where(inside, at // base, -1))
     place, valid = np.zeros((1, 1), np.int64), np.ones((1, 1), bool)
     for (size, *_), grid in zip(c.axes, grids, strict=True):
-        place = (place[:, None, :, None] * size + np.maximum(grid, 0)[None, :, None, :])
+        place = place[:, None, :, None] * size + np.maximum(grid, 0)[None, :, None, :]
         valid = valid[:, None, :, None] & (grid >= 0)[None, :, None, :]
         place, valid = (x.reshape(x.shape[0] * x.shape[1], -1) for x in (place, valid))
     return np.where(valid, place, -1)

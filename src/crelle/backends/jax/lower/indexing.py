@@ -196,7 +196,9 @@ def _placed(
     spots = plan.spots
     # along axes with indices that are not known, windows are first laid at 0, and then anywhere they may be
     inner = tuple(spots.window[a] if a in loose else s for a, s in enumerate(spots.shape))
-    places = Places(inner, spots.window, spots.axes, spots.batch_axes, spots.batch, spots.clip).flat(indices).reshape(-1)
+    places = (
+        Places(inner, spots.window, spots.axes, spots.batch_axes, spots.batch, spots.clip).flat(indices).reshape(-1)
+    )
     size = int(np.prod(inner, dtype=np.int64))
     inside = np.flatnonzero(places >= 0)
     order = inside[np.argsort(places[inside], kind="stable")]

@@ -182,7 +182,13 @@ def _gather(eqn: Any, a: Array, indices: Array) -> Array:
     plan = GatherPlan(eqn, a.shape, indices.shape)
     fill = eqn.params.get("fill_value")
     if fill is None and "fill_or_drop" in str(eqn.params["mode"]).lower():
-        fill = np.nan if a.dtype.kind in "fc" else (np.iinfo(a.dtype).min if a.dtype.kind == "i" else np.iinfo(a.dtype).max if a.dtype.kind == "u" else True)
+        fill = (
+            np.nan
+            if a.dtype.kind in "fc"
+            else (
+                np.iinfo(a.dtype).min if a.dtype.kind == "i" else np.iinfo(a.dtype).max if a.dtype.kind == "u" else True
+            )
+        )
     where = plan.places(indices)
     flat = a.reshape(-1)
     picked = flat[np.maximum(where, 0)] if flat.size else np.zeros(where.shape, a.dtype)

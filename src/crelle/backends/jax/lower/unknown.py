@@ -64,7 +64,9 @@ def expand_or_probe(low: Lowering, eqn: Any, args: list[Arg]) -> Sequence[int | 
         try:
             return _probe(low, eqn, args, linear[0])
         except Exception as error:  # any primitive, any failure: it stays unknown
-            return low.opaque(eqn, args, f"no rule for this primitive, and it cannot be probed ({type(error).__name__})")
+            return low.opaque(
+                eqn, args, f"no rule for this primitive, and it cannot be probed ({type(error).__name__})"
+            )
     return low.opaque(eqn, args, "no rule for this primitive")
 
 
@@ -103,5 +105,3 @@ def _probe(low: Lowering, eqn: Any, args: list[Arg], place: int) -> Sequence[int
         pattern = (np.append(0, np.cumsum(matrix.sum(1))), at[1].astype(np.int32))
         results.append(_by_pattern(low, a, v, pattern, a.kind))
     return results
-
-

@@ -168,15 +168,11 @@ class Lowering:
         """The type of a value."""
         return self.program.types[value]
 
-    def moved(
-        self, arg: Arg | int, move: Move, shape: Sequence[int], kind: Dependence = Dependence.CONSTANT
-    ) -> int:
+    def moved(self, arg: Arg | int, move: Move, shape: Sequence[int], kind: Dependence = Dependence.CONSTANT) -> int:
         """One value, moved."""
         value = arg if isinstance(arg, int) else arg.tangent
         assert value is not None
-        return self.emit(
-            Gather, [value], ArrayType(self.type(value).dtype, tuple(shape)), move=move, dependence=kind
-        )
+        return self.emit(Gather, [value], ArrayType(self.type(value).dtype, tuple(shape)), move=move, dependence=kind)
 
     def joined(self, args: Sequence[Arg], move: Move, shape: Sequence[int]) -> int:
         """Several values moved into one; those that are no tangents are zeros."""
@@ -245,7 +241,14 @@ class Lowering:
         results = [self.program.value(aval_type(v)) for v in eqn.outvars]
         name, flops, moved = self._equation
         self.program.maps.append(
-            Opaque(name=name, operands=operands, results=tuple(results), dependence=Dependence.VARYING, flops=flops, bytes=moved)
+            Opaque(
+                name=name,
+                operands=operands,
+                results=tuple(results),
+                dependence=Dependence.VARYING,
+                flops=flops,
+                bytes=moved,
+            )
         )
         self.program.note(f"{name}: {why}; every output is taken to depend on all of its input")
         return list(results)
