@@ -3,7 +3,8 @@
 ``scipy.sparse.csgraph.maximum_bipartite_matching`` serves small patterns. For large ones its time depends on how the
 rows happen to be ordered (a five-point stencil with 10⁶ rows takes 0.01 s in grid order and more than ten minutes in
 random order), so those go through a search from all free rows at once, in array operations and with a bound on the work
-(Azad, Buluç and Pothen, *Computing maximum cardinality matchings in parallel on bipartite graphs via tree grafting*, 2017).
+(Azad, Buluç and Pothen, *Computing maximum cardinality matchings in parallel on bipartite graphs via tree grafting*,
+2017).
 """
 
 from __future__ import annotations
