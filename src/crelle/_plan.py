@@ -93,6 +93,7 @@ class Plan:
     notes: tuple[str, ...] = field(default=(), compare=False)
     checked: str = field(default="", compare=False)
     _run: Callable[..., Any] | None = field(default=None, compare=False, repr=False)
+    _structure: Callable[[], tuple[str, ...]] | None = field(default=None, compare=False, repr=False)
 
     @property
     def method(self) -> str:
@@ -144,8 +145,8 @@ class Plan:
 
     def save(self, path: str | Path) -> None:
         """Write the plan as JSON: everything but the function."""
-        data = asdict(replace(self, _run=None))
-        del data["_run"]
+        data = asdict(replace(self, _run=None, _structure=None))
+        del data["_run"], data["_structure"]
         Path(path).write_text(json.dumps({"crelle_plan": FORMAT, **data}, indent=1) + "\n")
 
     @classmethod
@@ -200,6 +201,8 @@ def _rows(plan: Plan) -> list[tuple[str, tuple[str, ...]]]:
     rows = [("chosen", cells(chosen))]
     rows += [("rejected" if i == 0 else "", cells(c)) for i, c in enumerate(plan.rejected)]
     rows.append(("output", (plan.result,)))
+    if plan._structure is not None:
+        rows += [("structure" if i == 0 else "", (line,)) for i, line in enumerate(plan._structure())]
     if plan.memory is not None:
         bound = f"working set at most {bytes_text(plan.memory)} beyond inputs and result"
         bound += f"; estimated {bytes_text(plan.bytes)}"

@@ -14,6 +14,7 @@ from crelle._prepare import frozen, prepared_for, space_for
 from crelle._request import Request, make_request
 from crelle.backends._protocol import Call
 from crelle.tangent.program import TangentProgram
+from crelle.tangent.report import lines, pattern_of, structure_of
 from crelle.tangent.sparsity import detect
 
 if TYPE_CHECKING:
@@ -60,7 +61,8 @@ class Transform:
                              try_="pass arrays instead of shapes, outside of any transformation")
                 )  # fmt: skip
             prepared.plan = prepared.analyzed(call, captured)
-        return frozen(call, prepared, captured, self._bind)
+        structure = lines(call) if call.backend.name == "jax" and self.request.kind != "gradient" else None
+        return replace(frozen(call, prepared, captured, self._bind), _structure=structure)
 
     def program(self, *args: Any, local: bool = False, **kwargs: Any) -> TangentProgram:
         """v ↦ Jv (Hv for a Hessian) as a list of linear maps: the chain rule of f at these types, printable.
@@ -91,10 +93,7 @@ class Transform:
         Cost:
             One trace of f and its derivative, and a few array operations for each of its linear maps.
         """
-        from crelle.pattern import SparsityPattern
-
-        found = detect(self.program(*args, local=local, **kwargs))
-        return SparsityPattern._trusted(found.shape, found.indptr, found.indices)
+        return pattern_of(detect(self.program(*args, local=local, **kwargs)))
 
     def structure(self, *args: Any, local: bool = False, **kwargs: Any) -> Structure:
         """What the pattern says of the matrix: diagonal, banded, block-diagonal over a batch, constant parts, rank.
@@ -106,8 +105,6 @@ class Transform:
         Raises:
             CrelleTypeError: f cannot be traced.
         """
-        from crelle.tangent.report import structure_of
-
         call = self._bind(args, kwargs)
         return structure_of(call.backend.tangent_program(call, local), call)
 

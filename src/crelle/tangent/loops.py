@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from crelle.tangent.program import Dependence, Ids, Loop, TangentProgram
-from crelle.tangent.rows import FULL, Rows, Table, Term, TooMany, Universe, _as_table, ragged
+from crelle.tangent.rows import FULL, Rows, Term, TooMany, Universe, as_table, ragged
 
 Propagate = Callable[[TangentProgram, Sequence[Rows], list[str]], list[Rows]]
 #: Steps that are followed one by one where they differ.
@@ -86,7 +86,7 @@ def _stack(universe: Universe, shape: tuple[int, ...], slices: list[Rows]) -> Ro
             count, found = (universe.single if m is None else m.table).rows(np.where(flat == FULL, 0, flat))
             lengths.append(count)
             parts.append(found)
-        new, table = _as_table(universe, np.concatenate(lengths), np.concatenate(parts), np.concatenate(full))
+        new, table = as_table(universe, np.concatenate(lengths), np.concatenate(parts), np.concatenate(full))
         terms.append(Term(new.reshape(ids.shape), table, kind))
     return Rows(universe, (len(slices), *shape), terms)
 
@@ -98,7 +98,7 @@ def _alike(universe: Universe, loop: Loop, given: list[Rows], notes: list[str], 
     """All steps through powers of the body's own pattern.
 
     The state is the carry, once for every kind of entry: an entry of a weaker kind becomes one of the stronger where it
-    passes a coefficient of that kind. So one boolean matrix carries sets and kinds, and its powers are taken by squaring.
+    passes a coefficient of that kind. So one boolean matrix carries sets and kinds; its powers are taken by squaring.
     """
     body = loop.body
     sizes = [body.types[i].size for i in body.inputs]
@@ -316,7 +316,7 @@ def _rows_of(universe: Universe, matrix: Any, shape: tuple[int, ...], kind: Depe
     if not matrix.nnz:
         return []
     matrix.sort_indices()
-    ids, table = _as_table(
+    ids, table = as_table(
         universe, np.diff(matrix.indptr), matrix.indices.astype(np.int32, copy=False), np.zeros(matrix.shape[0], bool)
     )
     return [Term(ids.reshape(shape), table, kind)]

@@ -17,7 +17,7 @@ from crelle._arrays import ArrayType, bytes_text
 
 Ids = np.ndarray[Any, Any]
 Move = Callable[..., Any]
-"""Moves the elements of arrays of any dtype, as the operation moves those of a tangent; what is new is filled with 0."""
+"""Moves the elements of an array of any dtype as the operation moves those of a tangent; what is new is 0."""
 
 
 class Dependence(IntEnum):

@@ -1,8 +1,8 @@
 """Index sets of all elements of a value, held as arrays: which inputs each element may depend on.
 
 A value's sets are a few *terms*, whose union is meant. A term is an array of row ids in the value's shape, into a table
-of index sets that terms share. Reshapes and gathers touch ids only; a sum appends terms. Terms are united when they become
-many. Id 0 is the empty set, id -1 the set of all inputs.
+of index sets that terms share. Reshapes and gathers touch ids only; a sum appends terms. Terms are united when they
+become many. Id 0 is the empty set, id -1 the set of all inputs.
 """
 
 from __future__ import annotations
@@ -51,9 +51,8 @@ def ragged(starts: Ids, lengths: Ids) -> Ids:
     """The concatenation of ``arange(start, start + length)``."""
     ends = np.cumsum(lengths)
     total = int(ends[-1]) if len(ends) else 0
-    if not total:
-        return np.zeros(0, np.int64)
-    return np.arange(total) + np.repeat(starts - (ends - lengths), lengths)
+    places: Ids = np.arange(total)
+    return places + np.repeat(starts - (ends - lengths), lengths) if total else places
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +207,7 @@ def unite(universe: Universe, shape: tuple[int, ...], terms: Sequence[Term]) -> 
         lengths, indices = _unite_single(universe, flat)
     else:
         lengths, indices = _unite_rows(universe, flat, [t.table for t in terms])
-    ids, table = _as_table(universe, lengths, indices, full)
+    ids, table = as_table(universe, lengths, indices, full)
     if which is not None:
         ids = ids[which]
     return Term(ids.reshape(shape), table, terms[0].kind)
@@ -255,7 +254,7 @@ def _guard(universe: Universe, entries: int) -> None:
         raise TooMany(f"index sets of {entries:,} entries")
 
 
-def _as_table(universe: Universe, lengths: Ids, indices: Ids, full: Ids) -> tuple[Ids, Table]:
+def as_table(universe: Universe, lengths: Ids, indices: Ids, full: Ids) -> tuple[Ids, Table]:
     """Ids and a table for sets given one after the other; empty and complete sets have ids of their own."""
     indptr = np.append(0, np.cumsum(lengths))
     ids = np.arange(1, len(lengths) + 1, dtype=np.int32)
@@ -399,13 +398,13 @@ def _mark(universe: Universe, term: Term, groups: Groups | None) -> Term:
             lengths.append(len(found))
             parts.append(found)
     indices = np.concatenate(parts) if parts else np.zeros(0, np.int32)
-    ids, table = _as_table(universe, np.array(lengths, np.int64), indices, full)
+    ids, table = as_table(universe, np.array(lengths, np.int64), indices, full)
     return Term(ids.reshape(count, columns), table, term.kind)
 
 
 def _multiply(universe: Universe, term: Term, groups: Groups | None) -> Term:
     """Unions of many groups, as a boolean matrix product."""
-    import scipy.sparse as sp
+    sp = _scipy_sparse()
 
     ids, table = term.ids, term.table
     columns = ids.shape[1]
@@ -442,15 +441,22 @@ def _multiply(universe: Universe, term: Term, groups: Groups | None) -> Term:
         product = picks
     else:
         _guard(universe, int(np.diff(table.indptr)[picks.indices].sum()))
+        assert table.indices is not None
         sets = sp.csr_array(
             (np.ones(len(table.indices), bool), table.indices, table.indptr), shape=(table.size, universe.columns)
         )
         product = picks @ sets
         product.sort_indices()
-    found, new = _as_table(universe, np.diff(product.indptr), product.indices, full)
+    found, new = as_table(universe, np.diff(product.indptr), product.indices, full)
     return Term(found.reshape(count, columns), new, term.kind)
 
 
+def _scipy_sparse() -> Any:
+    import scipy.sparse
+
+    return scipy.sparse
+
+
 def _count(mask: Ids, indptr: Ids) -> Ids:
-    sums = np.append(0, np.cumsum(mask))
+    sums: Ids = np.append(0, np.cumsum(mask))
     return sums[indptr[1:]] - sums[indptr[:-1]]

@@ -134,7 +134,7 @@ def _wrong(name: str, got: str, m: int, n: int) -> CrelleShapeError:
     return CrelleShapeError(
         describe(
             f"the linear rule of {name!r} returned {got}",
-            expected=f'"pointwise", "dense", or a pattern of shape ({m}, {n}): elements of the result by elements of the operand',
-            try_="rows are elements of the result, columns those of the operand, both raveled in C order",
+            expected=f'"pointwise", "dense", or a pattern of shape ({m}, {n})',
+            try_="rows are the elements of the result, columns those of the operand, both raveled in C order",
         )
     )

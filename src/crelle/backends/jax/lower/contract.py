@@ -13,6 +13,8 @@ from crelle.tangent.program import Contract, Dependence, Reduce
 
 Array = np.ndarray[Any, Any]
 Results = Sequence[int | None]
+#: Entries of a convolution as a matrix up to which zeros of its kernel are followed channel by channel.
+_EXACT_CONV = 4_000_000
 
 
 @rule("dot_general")
@@ -157,7 +159,7 @@ def _conv(low: Lowering, eqn: Any, args: list[Arg]) -> Results:
 
 
 class _Numbers:
-    """The dimension numbers of a convolution, worked out: image [B', N, G, I, *P], kernel [O, I, *T], result [N, O, *S]."""
+    """The dimension numbers of a convolution: image [B', N, G, I, *P], kernel [O, I, *T], result [N, O, *S]."""
 
     def __init__(self, eqn: Any, image: Sequence[int], kernel: Sequence[int]) -> None:
         p = eqn.params
@@ -188,7 +190,9 @@ def _conv_of_image(low: Lowering, eqn: Any, image: Arg, kernel: Arg) -> int:
     c = _Numbers(eqn, image.shape, kernel.shape)
     parts = c.groups * c.batch_groups
     keep = kernel.keep()
-    used = np.ones(c.taps, bool) if keep is None else keep.transpose(c.rhs).any(axis=(0, 1))
+    used: Array = np.ones(c.taps, bool)
+    if keep is not None:
+        used = np.asarray(keep.transpose(c.rhs).any(axis=(0, 1)))
     box = used.all()
     dtype = str(image.dtype)
     assert image.tangent is not None
@@ -238,7 +242,8 @@ def _reads(c: _Numbers) -> Array:
         at = np.arange(length)[:, None] * stride - padding[0] + np.arange(window) * dilation
         inside = (at >= 0) & (at < span) & (at % base == 0)
         grids.append(np.where(inside, at // base, -1))
-    place, valid = np.zeros((1, 1), np.int64), np.ones((1, 1), bool)
+    place: Array = np.zeros((1, 1), np.int64)
+    valid: Array = np.ones((1, 1), bool)
     for (size, *_), grid in zip(c.axes, grids, strict=True):
         place = place[:, None, :, None] * size + np.maximum(grid, 0)[None, :, None, :]
         valid = valid[:, None, :, None] & (grid >= 0)[None, :, None, :]

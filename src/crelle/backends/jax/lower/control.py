@@ -45,8 +45,10 @@ def constant(value: Any) -> Entry:
     return Primal(Dependence.CONSTANT, Known.of(value))
 
 
-@control("jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint", "custom_jvp_call", "xla_call",
-         "custom_vjp_call", "custom_vjp_call_jaxpr", "run_state", "core_closed_call", "custom_lin_call", "name_p")  # fmt: skip
+@control(
+    "jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint", "custom_jvp_call", "custom_vjp_call",
+    "custom_vjp_call_jaxpr", "core_closed_call",
+)  # fmt: skip
 def _call(low: Lowering, eqn: Any, args: list[Arg]) -> Sequence[Entry]:
     for key in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
         if key in eqn.params:
@@ -270,7 +272,7 @@ class _LoopKinds:
             if self.tangent[k] or a.shape or np.dtype(a.dtype).kind not in "iu":
                 continue
             start = a.value()
-            out = self.jaxpr.outvars[k]
+            out: Any = self.jaxpr.outvars[k]
             source = self.jaxpr.invars[len(self.consts) + k]
             if start is None or isinstance(out, jex.Literal):
                 continue
@@ -319,10 +321,11 @@ class _LoopKinds:
         count = len(self.carry)
         kept = [e for k, e in enumerate(results[:count]) if self.linear[k]]
         types = [aval_type(v) for k, v in enumerate(self.jaxpr.outvars[:count]) if self.linear[k]]
-        for e, v in zip(results[count:], self.jaxpr.outvars[count:], strict=True):
+        outvars: Sequence[Any] = self.jaxpr.outvars[count:]
+        for e, out in zip(results[count:], outvars, strict=True):
             if isinstance(e, Tangent) and e.value is not None:
                 kept.append(e)
-                types.append(aval_type(v))
+                types.append(aval_type(out))
         _set_outputs(program, kept, types)
         return program, results
 

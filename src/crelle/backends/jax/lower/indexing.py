@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from crelle._arrays import ArrayType
 from crelle.backends.jax.lower.walk import Arg, Lowering, rule
 from crelle.tangent.program import Dependence, Gather, Lanes, Reduce, Scale
-from crelle._arrays import ArrayType
 
 Array = np.ndarray[Any, Any]
 Results = Sequence[int | None]
@@ -129,7 +129,7 @@ def _gather(low: Lowering, eqn: Any, args: list[Arg]) -> Results:
     for axis, (a, b) in loose.items():
         pattern = band(spots.window[axis], spots.shape[axis], a, b)
         value = low.mixed(Lanes, value, axis, pattern, spots.window[axis], index.kind, detail="index not known")
-    inner = low.type(value).shape
+    inner = low.type_of(value).shape
     reached = Places(inner, spots.window, spots.axes, spots.batch_axes, spots.batch, spots.clip)
     places = plan.arranged(reached.flat(indices))
 
@@ -268,7 +268,7 @@ def _dynamic_update_slice(low: Lowering, eqn: Any, args: list[Arg]) -> Results:
             keep = np.ones(shape, bool)
             keep[tuple(slice(a, a + w) for (a, _), w in zip(bounds, window, strict=True))] = False
         loose = kind if not exact else Dependence.CONSTANT
-        parts.append(low.emit(Scale, [operand.tangent], low.type(operand.tangent), keep=keep, dependence=loose))
+        parts.append(low.emit(Scale, [operand.tangent], low.type_of(operand.tangent), keep=keep, dependence=loose))
     if update.tangent is not None:
         value = update.tangent
         for axis, (a, b) in enumerate(bounds):

@@ -158,7 +158,7 @@ def _reduce(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _convert(eqn: Any, a: Array) -> Array:
     dtype = eqn.outvars[0].aval.dtype
-    return a != 0 if dtype == bool else a.astype(dtype)
+    return a != 0 if dtype.kind == "b" else a.astype(dtype)
 
 
 def _cumulative(eqn: Any, a: Array) -> Array:
@@ -179,36 +179,39 @@ def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
 def _gather(eqn: Any, a: Array, indices: Array) -> Array:
     from crelle.backends.jax.lower.indexing import GatherPlan
 
-    plan = GatherPlan(eqn, a.shape, indices.shape)
-    fill = eqn.params.get("fill_value")
-    if fill is None and "fill_or_drop" in str(eqn.params["mode"]).lower():
-        fill = (
-            np.nan
-            if a.dtype.kind in "fc"
-            else (
-                np.iinfo(a.dtype).min if a.dtype.kind == "i" else np.iinfo(a.dtype).max if a.dtype.kind == "u" else True
-            )
-        )
-    where = plan.places(indices)
+    where = GatherPlan(eqn, a.shape, indices.shape).places(indices)
     flat = a.reshape(-1)
     picked = flat[np.maximum(where, 0)] if flat.size else np.zeros(where.shape, a.dtype)
-    return picked if fill is None else np.where(where >= 0, picked, np.asarray(fill, a.dtype))
+    if "fill_or_drop" not in str(eqn.params["mode"]).lower():
+        return picked
+    return np.where(where >= 0, picked, np.asarray(_fill(eqn.params.get("fill_value"), a.dtype), a.dtype))
+
+
+def _fill(value: Any, dtype: Any) -> Any:
+    """What ``lax.gather`` gives outside of its operand."""
+    if value is not None:
+        return value
+    if dtype.kind in "iu":
+        return np.iinfo(dtype).min if dtype.kind == "i" else np.iinfo(dtype).max
+    return np.nan if dtype.kind in "fc" else True
 
 
 #: The order of the sum matters for floating-point numbers.
 _ROUNDS = frozenset(("reduce_sum", "cumsum"))
-#: Primitives that NumPy computes exactly as XLA does: integers, comparisons, movement, and correctly rounded arithmetic.
+#: What NumPy computes exactly as XLA does: integers, comparisons, movement, correctly rounded arithmetic.
 EXACT: dict[str, Callable[..., Any]] = {
     "add": _plain(np.add), "add_any": _plain(np.add), "sub": _plain(np.subtract), "mul": _plain(np.multiply),
     "neg": _plain(np.negative), "div": _divide, "rem": _remainder, "max": _plain(np.maximum), "min": _plain(np.minimum),
     "lt": _plain(np.less), "le": _plain(np.less_equal), "gt": _plain(np.greater), "ge": _plain(np.greater_equal),
     "eq": _plain(np.equal), "ne": _plain(np.not_equal), "and": _plain(np.bitwise_and), "or": _plain(np.bitwise_or),
-    "xor": _plain(np.bitwise_xor), "not": _plain(np.invert), "select_n": _select, "clamp": _clamp, "abs": _plain(np.abs),
+    "xor": _plain(np.bitwise_xor), "not": _plain(np.invert), "select_n": _select, "clamp": _clamp,
+    "abs": _plain(np.abs),
     "sign": _plain(np.sign), "floor": _plain(np.floor), "ceil": _plain(np.ceil), "sqrt": _plain(np.sqrt),
     "square": _plain(np.square), "is_finite": _plain(np.isfinite), "real": _plain(np.real), "imag": _plain(np.imag),
     "conj": _plain(np.conj), "stop_gradient": _plain(np.asarray), "copy": _plain(np.asarray),
     "copy_p": _plain(np.asarray), "convert_element_type": _convert,
-    "broadcast_in_dim": broadcast_in_dim, "iota": _iota, "pad": lambda eqn, a, fill: pad(eqn.params["padding_config"], a, fill),
+    "broadcast_in_dim": broadcast_in_dim, "iota": _iota,
+    "pad": lambda eqn, a, fill: pad(eqn.params["padding_config"], a, fill),
     "reshape": reshaped, "squeeze": _squeezed, "expand_dims": _squeezed,
     "transpose": lambda eqn, a: a.transpose(eqn.params["permutation"]),
     "rev": lambda eqn, a: np.flip(a, eqn.params["dimensions"]), "slice": sliced,

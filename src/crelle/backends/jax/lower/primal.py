@@ -6,7 +6,6 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from jax.extend import core as jex
 
@@ -29,7 +28,7 @@ def results(eqn: Any, args: Sequence[Arg]) -> list[Entry]:
 
 def _bounds(eqn: Any, args: Sequence[Arg], v: Any) -> Callable[[], Bounds | None] | None:
     dtype = getattr(v.aval, "dtype", None)
-    if dtype is None or jax.dtypes.issubdtype(dtype, jax.dtypes.extended) or np.dtype(dtype).kind not in "biu":
+    if dtype is None or not isinstance(dtype, np.dtype) or np.dtype(dtype).kind not in "biu":
         return None
     rule = _RULES.get(eqn.primitive.name)
     if rule is None:
@@ -181,9 +180,11 @@ _RULES: dict[str, Callable[[Any, list[Arg]], Bounds | None]] = {
     "lt": _compare(lambda a, b: (a[1] < b[0], a[0] >= b[1])), "le": _compare(lambda a, b: (a[1] <= b[0], a[0] > b[1])),
     "gt": _compare(lambda a, b: (a[0] > b[1], a[1] <= b[0])), "ge": _compare(lambda a, b: (a[0] >= b[1], a[1] < b[0])),
 }  # fmt: skip
-for _name in ("reshape", "squeeze", "expand_dims", "broadcast_in_dim", "transpose", "rev", "slice", "concatenate", "copy",
-              "stop_gradient", "reduce_max", "reduce_min"):  # fmt: skip
-    _RULES[_name] = _monotone
+_MOVING = (
+    "reshape", "squeeze", "expand_dims", "broadcast_in_dim", "transpose", "rev", "slice", "concatenate", "copy",
+    "stop_gradient", "reduce_max", "reduce_min",
+)  # fmt: skip
+_RULES.update(dict.fromkeys(_MOVING, _monotone))
 
 
 class Cut:

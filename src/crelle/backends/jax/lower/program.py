@@ -8,8 +8,8 @@ from typing import Any
 from jax.extend import core as jex
 
 from crelle.backends.jax.lower.control import constant
-from crelle.backends.jax.lower.walk import Entry, Lowering, Primal, Tangent, aval_type
 from crelle.backends.jax.lower.known import Known
+from crelle.backends.jax.lower.walk import Entry, Lowering, Primal, Tangent, aval_type
 from crelle.tangent.program import Dependence, TangentProgram
 
 

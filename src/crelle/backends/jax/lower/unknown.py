@@ -67,7 +67,7 @@ def expand_or_probe(low: Lowering, eqn: Any, args: list[Arg]) -> Sequence[int | 
             return low.opaque(
                 eqn, args, f"no rule for this primitive, and it cannot be probed ({type(error).__name__})"
             )
-    return low.opaque(eqn, args, "no rule for this primitive")
+    return low.opaque(eqn, args, "no rule")
 
 
 def _definition(eqn: Any) -> jex.ClosedJaxpr | None:

@@ -112,6 +112,11 @@ def aval_type(v: Any) -> ArrayType:
     return ArrayType(str(v.aval.dtype), tuple(v.aval.shape))
 
 
+def dtype_of(v: Any) -> Any:
+    """The dtype of a variable or literal."""
+    return v.aval.dtype
+
+
 class Lowering:
     """Turns the part of a jaxpr that depends on tangents into a :class:`TangentProgram`."""
 
@@ -127,7 +132,7 @@ class Lowering:
 
         def read(v: Any) -> Arg:
             if isinstance(v, jex.Literal):
-                return Arg(np.shape(v.val), v.aval.dtype, Primal(Dependence.CONSTANT, Known.of(v.val)))
+                return Arg(np.shape(v.val), dtype_of(v), Primal(Dependence.CONSTANT, Known.of(v.val)))
             return Arg(tuple(v.aval.shape), v.aval.dtype, env[v])
 
         for eqn in jaxpr.eqns:
@@ -164,7 +169,7 @@ class Lowering:
         self.program.maps.append(make(operands=tuple(operands), results=(result,), **fields))
         return result
 
-    def type(self, value: int) -> ArrayType:
+    def type_of(self, value: int) -> ArrayType:
         """The type of a value."""
         return self.program.types[value]
 
@@ -172,7 +177,9 @@ class Lowering:
         """One value, moved."""
         value = arg if isinstance(arg, int) else arg.tangent
         assert value is not None
-        return self.emit(Gather, [value], ArrayType(self.type(value).dtype, tuple(shape)), move=move, dependence=kind)
+        return self.emit(
+            Gather, [value], ArrayType(self.type_of(value).dtype, tuple(shape)), move=move, dependence=kind
+        )
 
     def joined(self, args: Sequence[Arg], move: Move, shape: Sequence[int]) -> int:
         """Several values moved into one; those that are no tangents are zeros."""
@@ -186,10 +193,10 @@ class Lowering:
         self, value: int, kind: Dependence, keep: np.ndarray[Any, Any] | None = None, shape: Sequence[int] | None = None
     ) -> int:
         """A value times a coefficient, broadcast to ``shape`` first."""
-        type_ = self.type(value)
+        type_ = self.type_of(value)
         if shape is not None and tuple(shape) != type_.shape:
             value = self.moved(value, lambda a, s=tuple(shape): np.broadcast_to(a, s), shape)
-            type_ = self.type(value)
+            type_ = self.type_of(value)
         return self.emit(Scale, [value], type_, keep=keep, dependence=kind)
 
     def added(self, values: Sequence[int | None], kind: Dependence = Dependence.CONSTANT) -> int | None:
@@ -197,13 +204,13 @@ class Lowering:
         some = [v for v in values if v is not None]
         if len(some) < 2:
             return some[0] if some else None
-        return self.emit(Add, some, self.type(some[0]), dependence=kind)
+        return self.emit(Add, some, self.type_of(some[0]), dependence=kind)
 
     def mixed(
         self, make: type[Mix], value: int, axis: int, pattern: Any, size: int, kind: Dependence, **fields: Any
     ) -> int:
         """A mix along one axis, which becomes ``size`` long; ``pattern=None`` makes all of it equal."""
-        shape = self.type(value).shape
+        shape = self.type_of(value).shape
         rest = shape[:axis] + shape[axis + 1 :]
         new = (*shape[:axis], size, *shape[axis + 1 :])
 
@@ -213,7 +220,7 @@ class Lowering:
         def out(a: Any) -> Any:
             return np.moveaxis(np.broadcast_to(a, (size, a.shape[1])).reshape(size, *rest), 0, axis)
 
-        type_ = ArrayType(self.type(value).dtype, new)
+        type_ = ArrayType(self.type_of(value).dtype, new)
         return self.emit(make, [value], type_, into=into, out=out, pattern=pattern, dependence=kind, **fields)
 
     def lanes(self, make: type[Mix], value: int, axes: Sequence[int], shape: Sequence[int], kind: Dependence) -> int:
@@ -221,7 +228,7 @@ class Lowering:
 
         ``shape`` has length 1 or more at ``axes`` and agrees elsewhere.
         """
-        old = self.type(value).shape
+        old = self.type_of(value).shape
         length = int(np.prod([old[a] for a in axes], dtype=np.int64))
         rest = [s for a, s in enumerate(old) if a not in axes]
 
@@ -232,7 +239,7 @@ class Lowering:
             lane = np.expand_dims(a.reshape(rest), tuple(axes))
             return np.broadcast_to(lane, tuple(shape))
 
-        type_ = ArrayType(self.type(value).dtype, tuple(shape))
+        type_ = ArrayType(self.type_of(value).dtype, tuple(shape))
         return self.emit(make, [value], type_, into=into, out=out, dependence=kind)
 
     def opaque(self, eqn: Any, args: Sequence[Arg], why: str) -> list[int | None]:
