@@ -89,6 +89,11 @@ class BatchAxis:
         """How many of its axes are factors of an axis."""
         return sum(part is not None and not part.whole for part in (*self.inputs, *self.outputs))
 
+    @property
+    def plain(self) -> bool:
+        """Whether it is an axis of an input or output as it is, not only factors of axes."""
+        return any(part is not None and part.whole for part in (*self.inputs, *self.outputs))
+
     def where(self, input_names: Sequence[str], output_names: Sequence[str]) -> str:
         """``axis 0 of x → axis 0 of the output``."""
         sides = (self._side(self.inputs, input_names), self._side(self.outputs, output_names))
@@ -260,13 +265,27 @@ def find_batch_axes(
 ) -> tuple[BatchAxis, ...]:
     """All batch axes of a pattern whose columns and rows are the raveled arrays of these shapes.
 
-    Lengths that are tried: those of all axes, and ``extra``. Batches that hold for all arrays come first. Cost: one
-    pass over the entries for each batch found, and a sample of the entries for each that is not.
+    Lengths that are tried: those of all axes, what an axis of an input and one of an output have in common, divisors of
+    what is left of an axis of which a factor was found, and ``extra``. Batches that hold for all arrays come first.
+    Cost: one pass over the entries for each batch found, and a sample of the entries for each that is not.
     """
     if not pattern.nnz or pattern.full:
         return ()
-    sizes = sorted({s for shape in (*inputs, *outputs) for s in shape if s > 1} | {s for s in extra if s > 1})[::-1]
     search = _Search(pattern, inputs, outputs)
+    ins, outs = ({s for shape in side for s in shape} for side in (inputs, outputs))
+    lengths = ins | outs | {math.gcd(a, b) for a in ins for b in outs} | set(extra)
+    while True:
+        found = _accepted(search, sorted(lengths - {0, 1}, reverse=True))
+        parts = [part for b in found if b.complete for part in (*b.inputs, *b.outputs) if part is not None]
+        rests = {rest for part in parts for rest in (part.inner, part.length // part.size // part.inner)}
+        left = {divisor for rest in rests for divisor in _divisors(rest)}
+        if left <= lengths | {1}:
+            return found
+        lengths |= left
+
+
+def _accepted(search: _Search, sizes: Sequence[int]) -> tuple[BatchAxis, ...]:
+    """Batches of these sizes that hold at every entry and can all be had at once, best first."""
     confirmed: set[BatchAxis] = set()
     accepted: list[BatchAxis] = []
     for _ in range(ROUNDS):
@@ -306,7 +325,7 @@ def _apart(one: BatchAxis, other: BatchAxis) -> bool:
 def copy_of(size: int, side: Sequence[AxisPart | None], shapes: Shapes) -> Ints:
     """The copy that each place along one side of the matrix belongs to, −1 in arrays without the axis."""
     bounds = _bounds(shapes)
-    found = np.full(int(bounds[-1]), -1, np.int32 if size < 2**31 else np.int64)
+    found: Ints = np.full(int(bounds[-1]), -1, np.int32 if size < 2**31 else np.int64)
     for k, part in enumerate(side):
         if part is not None:
             view = found[bounds[k] : bounds[k + 1]].reshape(-1, part.size, part.stride)
@@ -350,13 +369,16 @@ def _gathered(sides: Sequence[Sequence[AxisPart | None]], shapes: Shapes, count:
 
 
 def _bounds(shapes: Shapes) -> Ints:
-    return np.concatenate([[0], np.cumsum([math.prod(shape) for shape in shapes], dtype=np.int64)]).astype(np.int64)
+    ends = np.cumsum([math.prod(shape) for shape in shapes], dtype=np.int64)
+    return np.concatenate([np.zeros(1, np.int64), ends])
 
 
 def _sample(rng: np.random.Generator, count: int) -> Ints:
     if count <= SAMPLE:
         return np.arange(count)
-    return np.append(rng.integers(0, count, SAMPLE - 2), [0, count - 1])
+    chosen: Ints = rng.integers(0, count, SAMPLE)
+    chosen[:2] = 0, count - 1
+    return chosen
 
 
 def _parts(leaf: int, shape: tuple[int, ...], size: int) -> list[AxisPart]:

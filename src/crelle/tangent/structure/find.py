@@ -12,7 +12,7 @@ from crelle._errors import CrelleShapeError, CrelleValueError, describe
 from crelle.tangent.structure.batch import BatchAxis, batch_blocks, find_batch_axes
 from crelle.tangent.structure.blocks import Blocks, connected_blocks
 from crelle.tangent.structure.matching import maximum_matching
-from crelle.tangent.structure.pattern import Entries, Ints, Pattern, band_area, dense_lines
+from crelle.tangent.structure.pattern import Entries, Ints, Pattern, band_area, band_name, dense_lines
 from crelle.tangent.structure.result import Structure
 from crelle.tangent.structure.triangular import BlockTriangular, block_triangular
 
@@ -68,7 +68,7 @@ def find_structure(
 
     batches, blocks = _independent(entries, *shapes)
     kind = _plain_kind(entries, constant_diagonal)
-    if kind is None and any(b.complete for b in batches):
+    if kind is None and any(b.complete and b.plain for b in batches):
         kind = "block-diagonal"
     rank = min(entries.shape)
     matching: Ints | None = None
@@ -217,4 +217,6 @@ def _within(entries: Entries, blocks: Blocks) -> str:
     indices = np.nonzero(union)[1]
     one = Entries((high, wide), np.concatenate([[0], np.cumsum(union.sum(axis=1))]), indices)
     kind = _plain_kind(one, None) or _ordered_kind(one, connected_blocks(one)) or ""
+    if kind == "banded":
+        return band_name(*one.bandwidths)
     return "" if kind == "dense" else kind

@@ -5,7 +5,6 @@ The pattern itself, its file format and its pictures live in `crelle.pattern`; h
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -91,12 +90,18 @@ def band_area(shape: tuple[int, int], lower: int, upper: int) -> int:
     m, n = shape
 
     def left_of(offset: int) -> int:  # positions with j < i + offset
-        first = max(0, -offset)  # rows before it have none
+        first = min(m, max(0, -offset))  # rows before it have none
         last = min(m, max(0, n - offset))  # rows from it on have all n
         partial = max(0, last - first)
         return partial * (first + last - 1 + 2 * offset) // 2 + (m - max(last, first)) * n
 
     return left_of(upper + 1) - left_of(-lower)
+
+
+def band_name(lower: int, upper: int) -> str:
+    """What a band is called: ``tridiagonal``, ``2 below and 0 above the diagonal``."""
+    known = {(1, 1): "tridiagonal", (1, 0): "lower bidiagonal", (0, 1): "upper bidiagonal"}
+    return known.get((lower, upper), f"{lower:,} below and {upper:,} above the diagonal")
 
 
 def dense_lines(counts: Ints, length: int) -> Ints:
@@ -106,8 +111,3 @@ def dense_lines(counts: Ints, length: int) -> Ints:
         return np.zeros(0, np.int64)
     usual = float(np.median(filled))
     return np.flatnonzero((2 * counts >= length) & (counts >= 3 * usual))
-
-
-def block_shapes(row_bounds: Sequence[int] | Ints, col_bounds: Sequence[int] | Ints) -> tuple[Ints, Ints]:
-    """Heights and widths of blocks from their boundaries."""
-    return np.diff(np.asarray(row_bounds)), np.diff(np.asarray(col_bounds))

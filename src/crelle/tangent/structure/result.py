@@ -13,7 +13,7 @@ from crelle._arrays import ArrayType
 from crelle.tangent.structure.batch import BatchAxis
 from crelle.tangent.structure.blocks import Blocks, Separable, separable_parts
 from crelle.tangent.structure.matching import maximum_matching
-from crelle.tangent.structure.pattern import Entries, Ints
+from crelle.tangent.structure.pattern import Entries, Ints, band_name
 from crelle.tangent.structure.triangular import BlockTriangular, block_triangular
 
 
@@ -159,9 +159,7 @@ class Structure:
             text = self.blocks.describe() + self._over()
             return f"{text}, each {self.within}" if self.within else text
         if self.kind == "banded":
-            lower, upper = self.bandwidths
-            known = {(1, 1): "tridiagonal", (1, 0): "lower bidiagonal", (0, 1): "upper bidiagonal"}
-            return known.get((lower, upper), f"{lower:,} below and {upper:,} above the diagonal") + f", {self._count()}"
+            return f"{band_name(*self.bandwidths)}, {self._count()}"
         if self.kind == "block triangular" and self._form is not None:
             largest = self._form.largest
             return f"{self._form.count:,} blocks after reordering, the largest {largest:,}×{largest:,}"
@@ -202,9 +200,9 @@ class Structure:
         lower, upper = self.bandwidths
         if self.nnz and lower + upper + 1 < max(m, n) and self.kind not in ("diagonal", "scaled identity"):
             rows.append(("bandwidth", f"{lower:,} below, {upper:,} above the diagonal"))
-        for key, word, at_lines in (("dense", "row", self.dense_rows), ("dense", "column", self.dense_cols)):
-            if len(at_lines):
-                rows.append((key, _listed(word, at_lines)))
+        lines = [_listed(*line) for line in (("row", self.dense_rows), ("column", self.dense_cols)) if len(line[1])]
+        if lines:
+            rows.append(("dense", "; ".join(lines)))
         if (form := self._form) is not None and form.count > 1:
             rows.append(("order", f"block triangular with {form.count:,} blocks, the largest {form.largest:,}"))
         if self.nnz and self.constant_share is not None:
