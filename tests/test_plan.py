@@ -54,6 +54,7 @@ def test_a_plan_prints_as_a_table():
         "  chosen   dense forward  3 JVPs  <time>  400 B\n"
         "  rejected  dense reverse  5 VJPs  <time>   560 B  <ratio>; mode='forward' was asked for\n"
         "  output   dense f64[5,3]\n"
+        "  structure dense: 14 of 15 entries (93 %)\n"
         "  checked   1 random product against an independent VJP, relative error <error>"
     )
 

@@ -101,6 +101,11 @@ class Plan:
         return self.candidates[0].label
 
     @property
+    def structure(self) -> tuple[str, ...]:
+        """What is known of the matrix before it is computed, and what of that is conservative; found when asked for."""
+        return () if self._structure is None else self._structure()
+
+    @property
     def rejected(self) -> tuple[Candidate, ...]:
         """Every candidate but the chosen one, each with its reason."""
         return self.candidates[1:]
@@ -147,6 +152,7 @@ class Plan:
         """Write the plan as JSON: everything but the function."""
         data = asdict(replace(self, _run=None, _structure=None))
         del data["_run"], data["_structure"]
+        data["structure"] = self.structure
         Path(path).write_text(json.dumps({"crelle_plan": FORMAT, **data}, indent=1) + "\n")
 
     @classmethod
@@ -162,8 +168,10 @@ class Plan:
             )
             candidates = tuple(Candidate(**c) for c in data.pop("candidates"))
             names, notes = tuple(data.pop("input_names")), tuple(data.pop("notes"))
+            structure = tuple(data.pop("structure", ()))
             return cls(
-                inputs=inputs, outputs=outputs, candidates=candidates, input_names=names, notes=notes, **data
+                inputs=inputs, outputs=outputs, candidates=candidates, input_names=names, notes=notes, **data,
+                _structure=(lambda: structure) if structure else None,
             )  # fmt: skip
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CrelleValueError(
@@ -201,8 +209,7 @@ def _rows(plan: Plan) -> list[tuple[str, tuple[str, ...]]]:
     rows = [("chosen", cells(chosen))]
     rows += [("rejected" if i == 0 else "", cells(c)) for i, c in enumerate(plan.rejected)]
     rows.append(("output", (plan.result,)))
-    if plan._structure is not None:
-        rows += [("structure" if i == 0 else "", (line,)) for i, line in enumerate(plan._structure())]
+    rows += [("structure" if i == 0 else "", (line,)) for i, line in enumerate(plan.structure)]
     if plan.memory is not None:
         bound = f"working set at most {bytes_text(plan.memory)} beyond inputs and result"
         bound += f"; estimated {bytes_text(plan.bytes)}"
