@@ -20,6 +20,7 @@ from crelle._transforms import Transform, gradient, hessian, jacobian
 from crelle._verify import CheckResult, check
 from crelle._version import __version__
 from crelle.pattern import SparsityPattern
+from crelle.tangent.rules import register_linear_rule
 
 __all__ = [
     "Candidate",
@@ -44,5 +45,6 @@ __all__ = [
     "hvp",
     "jacobian",
     "jvp",
+    "register_linear_rule",
     "vjp",
 ]

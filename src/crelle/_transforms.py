@@ -4,28 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from crelle._arrays import ArrayType
+from crelle._arrays import ArrayType, total_size
 from crelle._call import bind, function_name
 from crelle._errors import CrelleTypeError, CrelleValueError, describe
+from crelle._patterns import found_pattern, given_pattern
 from crelle._plan import Plan
 from crelle._prepare import frozen, prepared_for, space_for
 from crelle._request import Request, make_request
 from crelle.backends._protocol import Call
+from crelle.pattern import SparsityPattern
 from crelle.tangent.program import TangentProgram
-from crelle.tangent.report import lines, pattern_of, structure_of
-from crelle.tangent.sparsity import detect
-
-if TYPE_CHECKING:
-    from crelle.pattern import SparsityPattern
-    from crelle.tangent.structure import Structure
+from crelle.tangent.report import lines, structure_of
+from crelle.tangent.structure import Structure, find_structure
 
 
 class Transform:
     """A derivative of a function: call it for the answer, ask ``.plan`` how the answer is found."""
 
-    def __init__(self, f: Callable[..., Any], request: Request, plan: Plan | None = None) -> None:
+    def __init__(self, f: Callable[..., Any], request: Request, plan: Plan | None = None, pattern: Any = None) -> None:
         if plan is not None and plan.kind != request.kind:
             raise CrelleTypeError(
                 describe(
@@ -36,6 +34,7 @@ class Transform:
         if plan is not None:
             request = replace(request, mode=plan.mode, chunk=plan.chunk)
         self.function, self.request, self.preferred = f, request, plan
+        self.given = None if pattern is None else _as_pattern(pattern)
         self._space = space_for(f, (request, request.selection.key))
         self.__name__ = f"{request.kind}({function_name(f)})"
         self.__doc__ = f"{request.kind.capitalize()} of {function_name(f)}."
@@ -93,7 +92,15 @@ class Transform:
         Cost:
             One trace of f and its derivative, and a few array operations for each of its linear maps.
         """
-        return pattern_of(detect(self.program(*args, local=local, **kwargs)))
+        call = self._bind(args, kwargs)
+        return found_pattern(call, local) if self.given is None else self._given(call)
+
+    def _given(self, call: Call) -> SparsityPattern:
+        assert self.given is not None
+        outputs = call.inputs
+        if self.request.kind == "jacobian":
+            outputs = prepared_for(call, self._space)[0].trace.outputs
+        return given_pattern(call, self.given, total_size(outputs))
 
     def structure(self, *args: Any, local: bool = False, **kwargs: Any) -> Structure:
         """What the pattern says of the matrix: diagonal, banded, block-diagonal over a batch, constant parts, rank.
@@ -106,6 +113,10 @@ class Transform:
             CrelleTypeError: f cannot be traced.
         """
         call = self._bind(args, kwargs)
+        if self.given is not None:
+            return find_structure(
+                self._given(call), call.inputs, input_names=call.names, symmetric=self.request.kind == "hessian"
+            )
         return structure_of(call.backend.tangent_program(call, local), call)
 
     def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
@@ -138,6 +149,10 @@ class Transform:
         return f"crelle.{self.request.kind}({function_name(self.function)}{''.join(changed)})"
 
 
+def _as_pattern(pattern: Any) -> SparsityPattern:
+    return pattern if isinstance(pattern, SparsityPattern) else SparsityPattern.from_(pattern)
+
+
 def _fits(plan: Plan, call: Call) -> bool:
     same = plan.backend == call.backend.name and len(plan.inputs) == len(call.inputs)
     return same and all(map(ArrayType.fits, plan.inputs, call.inputs))
@@ -162,6 +177,7 @@ def jacobian(
     compile: bool = False,
     wrt: str = "inputs",
     plan: Plan | None = None,
+    pattern: Any = None,
 ) -> Transform:
     """J[i, j] = ∂f(x)[i] / ∂x[j]: a function that returns the Jacobian of f.
 
@@ -186,6 +202,8 @@ def jacobian(
         compile: PyTorch: hand the traced graph to ``torch.compile``.
         wrt: ``"inputs"``, or ``"params"`` for the parameters of an ``nn.Module`` as a dict.
         plan: take mode and chunk over from this plan, for example a loaded one.
+        pattern: where the matrix may be nonzero, if you know: a :class:`crelle.SparsityPattern`, or anything that
+            ``SparsityPattern.from_`` takes. ``.pattern`` and ``.structure`` then do not look for it.
 
     Returns:
         A callable with ``.plan(x)``.
@@ -209,7 +227,7 @@ def jacobian(
         entries=entries, has_aux=has_aux, holomorphic=holomorphic, value=value,
         error=error, flatten=flatten, check=check, compile=compile,
     )  # fmt: skip
-    return Transform(f, request, plan)
+    return Transform(f, request, plan, pattern)
 
 
 def hessian(
@@ -231,6 +249,7 @@ def hessian(
     compile: bool = False,
     wrt: str = "inputs",
     plan: Plan | None = None,
+    pattern: Any = None,
 ) -> Transform:
     """H[i, j] = ∂²f(x) / ∂x[i] ∂x[j]: a function that returns the Hessian of a scalar function f.
 
@@ -257,7 +276,7 @@ def hessian(
         entries=entries, has_aux=has_aux, holomorphic=holomorphic, value=value,
         error=error, flatten=flatten, check=check, compile=compile,
     )  # fmt: skip
-    return Transform(f, request, plan)
+    return Transform(f, request, plan, pattern)
 
 
 def gradient(

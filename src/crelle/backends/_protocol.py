@@ -203,6 +203,14 @@ class Backend(Protocol):
         """The derivative of f as linear maps: at the types of the call, or at its values if ``known``."""
         ...
 
+    def array_like(self, leaf: Any, values: Any) -> Any:
+        """An array of the framework with the dtype and device of a leaf, and these values from the host."""
+        ...
+
+    def to_host(self, leaf: Any) -> Any:
+        """The values of an array as a NumPy array."""
+        ...
+
     def rates(self, device: str) -> Rates:
         """Speed of a device."""
         ...

@@ -146,6 +146,7 @@ class TangentProgram:
         maps: in an order in which they can be run.
         transposed: it was read from the vjp: inputs are cotangents of f's outputs, outputs those of its inputs.
         notes: what is conservative, and why.
+        trusted: operations whose patterns were taken from rules of the user.
     """
 
     types: list[ArrayType] = field(default_factory=list)
@@ -155,6 +156,7 @@ class TangentProgram:
     maps: list[LinearMap] = field(default_factory=list)
     transposed: bool = False
     notes: list[str] = field(default_factory=list)
+    trusted: list[str] = field(default_factory=list)
 
     def value(self, type_: ArrayType) -> int:
         """A new value."""

@@ -90,6 +90,14 @@ class JaxBackend:
 
         return tangent_program(call, known)
 
+    def array_like(self, leaf: Any, values: Any) -> Any:
+        """An array with the dtype of a leaf."""
+        return jnp.asarray(values, jnp.result_type(leaf))
+
+    def to_host(self, leaf: Any) -> Any:
+        """The values as a NumPy array."""
+        return np.asarray(leaf)
+
     def rates(self, device: str) -> Rates:
         """Orders of magnitude per kind of device, from the benchmarks of small and large problems."""
         device = device or jax.default_backend()  # tracers and shapes do not say

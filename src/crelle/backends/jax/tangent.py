@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from crelle._arrays import types_text
-from crelle._errors import CrelleTypeError, describe
+from crelle._errors import CrelleError, CrelleTypeError, describe
 from crelle.backends._protocol import Call
 from crelle.backends.jax import run
 from crelle.backends.jax.flat import FlatFunction
@@ -81,6 +81,8 @@ def tangent_program(call: Call, known: bool = False) -> TangentProgram:
         try:
             jaxpr = jax.make_jaxpr(derivative)(shapes, seeds)
             program = lower(jaxpr, values, kinds, transposed=mode in ("reverse", "reverse-over-reverse"))
+        except CrelleError:  # a rule of the user's
+            raise
         except (NeedsReverse, TypeError, ValueError, NotImplementedError) as error:
             failure = failure or error
             continue
@@ -118,3 +120,4 @@ def _modes(call: Call, hessian: bool) -> list[str]:
         ["forward-over-reverse", "reverse-over-reverse", "forward-over-forward"] if hessian else ["forward", "reverse"]
     )
     return [m for m in modes if call.request.mode in ("auto", m)] or modes
+

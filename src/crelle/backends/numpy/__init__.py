@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 
 from crelle import _trees
-from crelle._arrays import ArrayType
+from crelle._arrays import ArrayType, types_text
+from crelle._errors import CrelleTypeError, describe
 from crelle._request import Request
 from crelle.backends._host import free_host_memory
 from crelle.backends._protocol import Adapted, Call
 from crelle.backends.numpy.trace import FLOPS_PER_SECOND, NumpyTrace
 from crelle.tangent.cost import Rates
+from crelle.tangent.program import TangentProgram
 
 
 class NumpyBackend:
@@ -83,6 +85,24 @@ class NumpyBackend:
     def eager(self, call: Call, reason: str) -> NumpyTrace:
         """f changes too often to be looked at each time: central differences, one point at a time."""
         return NumpyTrace(call, cautious=reason)
+
+    def tangent_program(self, call: Call, known: bool = False) -> TangentProgram:
+        """A NumPy function is a black box."""
+        raise CrelleTypeError(
+            describe(
+                f"{call.text}: a NumPy function cannot be traced, so its pattern is not known",
+                called=types_text(call.inputs, call.names),
+                try_="pattern= if you know it, or write f in JAX or PyTorch",
+            )
+        )
+
+    def array_like(self, leaf: Any, values: Any) -> Any:
+        """An array with the dtype of a leaf."""
+        return np.asarray(values, np.asarray(leaf).dtype)
+
+    def to_host(self, leaf: Any) -> Any:
+        """The values themselves."""
+        return np.asarray(leaf)
 
     def rates(self, device: str) -> Rates:
         """One evaluation of f costs what it was measured to cost."""

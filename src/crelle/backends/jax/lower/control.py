@@ -120,6 +120,7 @@ def _value(entry: Entry) -> int | None:
 def _keep_notes(low: Lowering, body: TangentProgram) -> None:
     for text in body.notes:
         low.program.note(text)
+    low.program.trusted += body.trusted
 
 
 def _inner(
