@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from crelle._arrays import ArrayType, bytes_text
+from crelle.tangent.cost import PassCost
 
 Ids = np.ndarray[Any, Any]
 Move = Callable[..., Any]
@@ -177,6 +178,26 @@ class TangentProgram:
     def rows(self) -> int:
         """Elements of all outputs."""
         return sum(t.size for t in self.output_types)
+
+    def cost(self) -> PassCost:
+        """Price of one pass with one seed: flops, bytes moved, operations, and the largest sum of live values."""
+        maps = live(self)
+        held = {v: self.types[v].nbytes for v in self.inputs}
+        peak = sum(held.values())
+        for m, dying in zip(maps, last_uses(self, maps), strict=True):
+            if not isinstance(m, Gather):  # moves are done by whoever reads them
+                held.update((r, self.types[r].nbytes) for r in m.results if r is not None)
+            inside = m.body.cost().peak_bytes if isinstance(m, Loop) else 0
+            peak = max(peak, sum(held.values()) + int(inside))
+            for v in dying:
+                held.pop(v, None)
+        return PassCost(
+            flops=sum(m.flops for m in maps if not isinstance(m, Contract)),
+            matmul_flops=sum(m.flops for m in maps if isinstance(m, Contract)),
+            bytes=sum(m.bytes for m in maps),
+            ops=sum(not isinstance(m, Gather) for m in maps),
+            peak_bytes=peak,
+        )
 
     @property
     def dependence(self) -> Dependence:
