@@ -19,12 +19,14 @@ from crelle._products import hvp, jvp, vjp
 from crelle._transforms import Transform, gradient, hessian, jacobian
 from crelle._verify import CheckResult, check
 from crelle._version import __version__
+from crelle.colorings import Coloring, coloring
 from crelle.pattern import SparsityPattern
 from crelle.tangent.rules import register_linear_rule
 
 __all__ = [
     "Candidate",
     "CheckResult",
+    "Coloring",
     "CrelleCheckError",
     "CrelleError",
     "CrelleImportError",
@@ -40,6 +42,7 @@ __all__ = [
     "__version__",
     "check",
     "clear_caches",
+    "coloring",
     "gradient",
     "hessian",
     "hvp",

@@ -1,0 +1,114 @@
+"""Columns and rows together: every wanted entry is read off a product with columns or off one with rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from crelle.colorings._cleanup import compact, neutralise_both
+from crelle.colorings._conflicts import Conflicts
+from crelle.colorings._lines import Effort, color_lines
+from crelle.colorings._orders import ORDERS, order_of
+from crelle.colorings._symmetric import Graph, marks
+from crelle.pattern import SparsityPattern
+from crelle.pattern._csr import Ints
+
+#: Star colourings are tried up to this many two-step paths, on lists and compiled.
+_PLAIN_STEPS, _STEPS = 2e5, 5e6
+#: Cuts that are coloured, of those with the lowest estimates.
+_TRIED = 4
+
+
+@dataclass(frozen=True)
+class FoundBoth:
+    """Colours of columns and of rows, how they were found, and how few products there can be."""
+
+    column_colors: Ints
+    row_colors: Ints
+    order: str
+    lower_bound: int
+
+    @property
+    def used(self) -> int:
+        """Number of products."""
+        return int(self.column_colors.max(initial=-1)) + int(self.row_colors.max(initial=-1)) + 2
+
+
+def subset(pattern: SparsityPattern, keep: Ints) -> SparsityPattern:
+    """The entries that are marked."""
+    ends = np.concatenate([[0], np.cumsum(keep)])
+    return SparsityPattern._trusted(pattern.shape, ends[pattern.indptr], pattern.indices[keep])
+
+
+def _bipartite(pattern: SparsityPattern) -> SparsityPattern:
+    """[0 P; Pᵀ 0]: rows and columns as vertices, rows first."""
+    (m, n), turned = pattern.shape, pattern.T
+    return SparsityPattern._trusted(
+        (m + n, m + n),
+        np.concatenate([pattern.indptr.astype(np.int64), turned.indptr[1:].astype(np.int64) + pattern.nnz]),
+        np.concatenate([pattern.indices.astype(np.int64) + m, turned.indices.astype(np.int64)]),
+    )
+
+
+def color_columns_and_rows(pattern: SparsityPattern, wanted: SparsityPattern | None, effort: Effort) -> FoundBoth:
+    """The best of: columns alone, rows alone, dense lines first and the rest from one side, star colourings."""
+    (m, n), rows, cols = pattern.shape, pattern.rows, pattern.cols
+    target = pattern if wanted is None else wanted
+    marked = np.ones(pattern.nnz, bool) if wanted is None else marks(pattern, wanted)
+    # One product with columns reads m numbers, one with rows n.
+    bound = max(-(-target.nnz // max(m, n, 1)), min(1, target.nnz))
+    nothing = np.full(n, -1, np.int32), np.full(m, -1, np.int32)
+    if not target.nnz:
+        return FoundBoth(*nothing, "no choice", 0)
+
+    best: FoundBoth | None = None
+
+    def consider(column_colors: Ints, row_colors: Ints, name: str) -> None:
+        nonlocal best
+        found = FoundBoth(*neutralise_both(rows, cols, marked, column_colors, row_colors), name, bound)
+        if best is None or found.used < best.used:
+            best = found
+
+    graph = Graph(_bipartite(pattern))
+    by_degree = order_of("dynamic-largest-first", graph.ptr, graph.adjacent, graph.plain)
+    taken = np.empty(m + n, np.int64)
+    taken[by_degree] = np.arange(m + n)
+    row_turn, column_turn = taken[:m][rows], taken[m:][cols]
+    cuts = []
+    for cut in _turns(m + n):
+        by_row = (row_turn < cut) & (row_turn < column_turn)
+        by_column = (column_turn < cut) & (column_turn < row_turn)
+        for rest_by_row in (False, True):
+            left = marked & (by_row if not rest_by_row else ~by_column)
+            right = marked & ~left
+            price = int(np.bincount(rows[right], minlength=1).max(initial=0))
+            price += int(np.bincount(cols[left], minlength=1).max(initial=0))
+            cuts.append((price, cut, rest_by_row, left))
+    cuts.sort(key=lambda item: item[:3])
+    for price, cut, rest_by_row, left in cuts[:_TRIED]:
+        if best is not None and price >= best.used:
+            break
+        side = list(nothing)
+        names: list[str] = []
+        for k, keep, conflicts_of in ((0, marked & ~left, Conflicts.of_columns), (1, left, Conflicts.of_rows)):
+            if keep.any():
+                part = subset(pattern, keep)
+                conflicts = conflicts_of(pattern, None if part.nnz == pattern.nnz else part)
+                found = color_lines(conflicts, effort)
+                side[k] = conflicts.spread(found.colors)
+                names.append(found.order)
+        where = f"{cut:,} dense lines apart, rest by {'rows' if rest_by_row else 'columns'}" if cut else "one side"
+        consider(side[0], side[1], f"{where}; {', '.join(dict.fromkeys(names))}")
+    assert best is not None
+    if best.used > bound and graph.steps <= (_PLAIN_STEPS if graph.plain else _STEPS):
+        for name in effort.orders or ORDERS:
+            colors, _ = graph.star(order_of(name, graph.ptr, graph.adjacent, graph.plain, effort.seed))
+            consider(compact(colors[m:]), compact(colors[:m]), f"star, {name}")
+    return best
+
+
+def _turns(lines: int) -> list[int]:
+    """0, 1, 2, 3, 4, 6, 8, 12, … up to the number of lines."""
+    powers = [2**k for k in range(lines.bit_length())]
+    return sorted({0, *(t for p in powers for t in (p, 3 * p // 2) if t <= lines)})
