@@ -61,12 +61,13 @@ def verify(call: Call, pattern: SparsityPattern, program: TangentProgram | None 
     for _ in range(_TRIALS):
         try:
             reverse, sided = False, pattern
-            product = _product(call, _part(rng, sided), reverse)
+            vector = _part(rng, sided)
+            found = product_of(call, vector, reverse)
         except Exception:  # no forward rule: the transposed question
             reverse, sided = True, pattern.T
             outputs = outputs_of(program) if program is not None else ()
-            product = _product(call, _part(rng, sided), reverse, outputs)
-        vector, found = product
+            vector = _part(rng, sided)
+            found = product_of(call, vector, reverse, outputs)
         reached = sided.to_scipy().astype(np.float64) @ (vector != 0)
         wrong = np.flatnonzero((reached == 0) & (np.abs(found) > _ROUNDING * np.abs(found).max(initial=0.0)))
         if len(wrong):
@@ -81,8 +82,8 @@ def _part(rng: np.random.Generator, pattern: SparsityPattern) -> Any:
     return np.where(rng.random(n) < share, vector, 0.0)
 
 
-def _product(call: Call, vector: Any, reverse: bool, outputs: Any = ()) -> tuple[Any, Any]:
-    """(vector, its product), without anything that was traced before."""
+def product_of(call: Call, vector: Any, reverse: bool, outputs: Any = ()) -> Any:
+    """J v, uᵀJ or H v for a flat vector, without anything that was traced before."""
     backend, products = call.backend, products_of(call.backend)
     positions = call.request.argnums_tuple
     primals = tuple(call.args[i] for i in positions)
@@ -110,7 +111,7 @@ def _product(call: Call, vector: Any, reverse: bool, outputs: Any = ()) -> tuple
         arrays = [backend.array_like(leaf, p) for leaf, p in zip(leaves, parts, strict=True)]
         result = products.jvp(f, primals, backend.unflatten(tree, arrays), False)[1]
     flat = [np.asarray(backend.to_host(leaf)).reshape(-1) for leaf in backend.flatten(result)[0]]
-    return vector, np.concatenate([np.zeros(0), *flat])
+    return np.concatenate([np.zeros(0), *flat])
 
 
 def _message(call: Call, program: TangentProgram | None, row: int, count: int, reverse: bool) -> str:

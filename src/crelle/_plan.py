@@ -41,7 +41,7 @@ class Candidate:
     @property
     def label(self) -> str:
         """The name as printed: mode, and how it is batched."""
-        batched = "dense " if self.chunk is None else ""
+        batched = "dense " if self.chunk is None and " " not in self.mode else ""
         chunks = "" if self.chunk is None else ", one at a time" if self.chunk == 1 else f", chunks of {self.chunk:,}"
         return f"{batched}{self.mode}{chunks}"
 

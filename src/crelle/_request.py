@@ -25,6 +25,8 @@ MODES: dict[str, tuple[str, ...]] = {
 }
 
 WRT = ("inputs", "params")
+#: What ``format=`` accepts; see :mod:`crelle._formats`.
+FORMATS = ("dense", "sparse", "csr", "csc", "coo", "triplets", "blocks", "banded", "diagonal")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,7 @@ class Request:
     check: bool = True
     compile: bool = False
     wrt: str = "inputs"
+    format: str = "dense"
     selection: Selection = field(default_factory=Selection, compare=False)
 
     @property
@@ -54,7 +57,7 @@ class Request:
     @property
     def flat(self) -> bool:
         """Whether the answer is one flat matrix, or a part of it."""
-        return self.flatten or self.selection.partial
+        return self.flatten or self.selection.partial or self.format != "dense"
 
 
 def make_request(
@@ -66,6 +69,7 @@ def make_request(
     mode: Any,
     chunk: Any,
     wrt: Any,
+    format: Any = "dense",
     rows: Any = None,
     cols: Any = None,
     entries: Any = None,
@@ -87,7 +91,7 @@ def make_request(
             describe(f"argnums={argnums!r} does not name arguments", expected="an integer or a tuple of integers")
         )
     positions = tuple(map(operator.index, positions))
-    for name, value, valid in (("mode", mode, MODES[kind]), ("wrt", wrt, WRT)):
+    for name, value, valid in (("mode", mode, MODES[kind]), ("wrt", wrt, WRT), ("format", format, FORMATS)):
         if value not in valid:
             raise CrelleValueError(
                 describe(f"{name}={value!r} is not known to crelle.{kind}", expected=" | ".join(map(repr, valid)))
@@ -98,6 +102,12 @@ def make_request(
         )
     if entries is not None and (rows is not None or cols is not None):
         raise CrelleValueError(describe("entries= cannot be combined with rows= or cols=", try_="use one or the other"))
+    if format != "dense" and (rows is not None or cols is not None or entries is not None or chunk is not None):
+        raise CrelleValueError(
+            describe(
+                f"format={format!r} cannot be combined with rows=, cols=, entries= or chunk=", try_="leave one out"
+            )
+        )
     for name, value in flags.items():
         if not isinstance(value, bool):
             raise CrelleTypeError(describe(f"{name}={value!r} is not a flag", expected="True or False"))
@@ -108,6 +118,7 @@ def make_request(
         mode=mode,
         chunk=chunk,
         wrt=wrt,
+        format=format,
         selection=Selection(rows, cols, entries),
         **flags,
     )

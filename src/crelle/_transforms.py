@@ -13,6 +13,7 @@ from crelle._patterns import found_pattern, given_pattern
 from crelle._plan import Plan
 from crelle._prepare import frozen, prepared_for, space_for
 from crelle._request import Request, make_request
+from crelle._sparse import sparse_for
 from crelle.backends._protocol import Call
 from crelle.pattern import SparsityPattern
 from crelle.tangent.program import TangentProgram
@@ -41,6 +42,9 @@ class Transform:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         call = self._bind(args, kwargs)
+        if self.request.format != "dense":
+            sparse, captured = sparse_for(call, self._space, self.given)
+            return sparse.answer(call, captured)
         prepared, captured = prepared_for(call, self._space)
         return prepared.run(call, captured)
 
@@ -52,6 +56,8 @@ class Transform:
             analyze: run every usable candidate and add measured columns, as SQL's EXPLAIN ANALYZE does.
         """
         call = self._bind(args, kwargs)
+        if self.request.format != "dense":
+            return sparse_for(call, self._space, self.given)[0].plan(call)
         prepared, captured = prepared_for(call, self._space)
         if analyze:
             if call.abstract:
@@ -137,7 +143,18 @@ class Transform:
         defaults = Request(self.request.kind)
         changed = [
             f", {name}={getattr(self.request, name)!r}"
-            for name in ("argnums", "mode", "chunk", "memory", "wrt", "flatten", "value", "has_aux", "holomorphic")
+            for name in (
+                "argnums",
+                "mode",
+                "chunk",
+                "memory",
+                "wrt",
+                "format",
+                "flatten",
+                "value",
+                "has_aux",
+                "holomorphic",
+            )
             if getattr(self.request, name) != getattr(defaults, name)
         ]
         asked = self.request.selection
@@ -176,6 +193,7 @@ def jacobian(
     check: bool = True,
     compile: bool = False,
     wrt: str = "inputs",
+    format: str = "dense",
     plan: Plan | None = None,
     pattern: Any = None,
 ) -> Transform:
@@ -224,7 +242,7 @@ def jacobian(
     """
     request = make_request(
         "jacobian", f, argnums=argnums, memory=memory, mode=mode, chunk=chunk, wrt=wrt, rows=rows, cols=cols,
-        entries=entries, has_aux=has_aux, holomorphic=holomorphic, value=value,
+        entries=entries, format=format, has_aux=has_aux, holomorphic=holomorphic, value=value,
         error=error, flatten=flatten, check=check, compile=compile,
     )  # fmt: skip
     return Transform(f, request, plan, pattern)
@@ -248,6 +266,7 @@ def hessian(
     check: bool = True,
     compile: bool = False,
     wrt: str = "inputs",
+    format: str = "dense",
     plan: Plan | None = None,
     pattern: Any = None,
 ) -> Transform:
@@ -273,7 +292,7 @@ def hessian(
     """
     request = make_request(
         "hessian", f, argnums=argnums, memory=memory, mode=mode, chunk=chunk, wrt=wrt, rows=rows, cols=cols,
-        entries=entries, has_aux=has_aux, holomorphic=holomorphic, value=value,
+        entries=entries, format=format, has_aux=has_aux, holomorphic=holomorphic, value=value,
         error=error, flatten=flatten, check=check, compile=compile,
     )  # fmt: skip
     return Transform(f, request, plan, pattern)

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from crelle._arrays import ArrayType
 from crelle._request import Request
 from crelle._select import Selected
 from crelle.tangent.cost import PassCost, Rates
 from crelle.tangent.program import TangentProgram
+
+if TYPE_CHECKING:
+    from crelle._compressed import Ways
+    from crelle.pattern import SparsityPattern
 
 
 @dataclass(slots=True)
@@ -135,6 +139,33 @@ class Trace(Protocol):
         ...
 
 
+class Compressed(Protocol):
+    """What computes the entries of a sparse matrix for one function at one signature.
+
+    Attributes:
+        ways: pattern, colours, and where entries are found.
+        outputs: the types whose raveled elements are the rows; ``f_outputs`` those that f returns.
+        price: cost of one product.
+        notes: what the plan must say.
+        blame: what is suspected if the result is wrong.
+    """
+
+    ways: Ways
+    outputs: tuple[ArrayType, ...]
+    f_outputs: tuple[ArrayType, ...]
+    price: PassCost
+    notes: tuple[str, ...]
+    blame: str
+
+    def match(self, call: Call) -> Any | None:
+        """The values captured by f as of now, if the pattern still describes it."""
+        ...
+
+    def values(self, call: Call, captured: Any) -> tuple[Any, Callable[[Any], Any]]:
+        """The entries in CSR order, and a function that puts the matrix into the user's answer (value, aux)."""
+        ...
+
+
 @dataclass(slots=True)
 class Adapted:
     """A function made plain: what an ``nn.Module`` becomes."""
@@ -201,6 +232,18 @@ class Backend(Protocol):
 
     def tangent_program(self, call: Call, known: bool = False) -> TangentProgram:
         """The derivative of f as linear maps: at the types of the call, or at its values if ``known``."""
+        ...
+
+    def compressed(self, call: Call, given: SparsityPattern | None) -> Compressed:
+        """What computes the entries of a sparse matrix; with the user's pattern, if there is one."""
+        ...
+
+    def sparse(self, pattern: SparsityPattern, data: Any) -> Any:
+        """The framework's own sparse array from entries in CSR order."""
+        ...
+
+    def placed(self, data: Any, place: Any) -> Any:
+        """``data[place]``, zero where place is -1."""
         ...
 
     def array_like(self, leaf: Any, values: Any) -> Any:

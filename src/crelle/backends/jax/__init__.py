@@ -12,9 +12,10 @@ import numpy as np
 
 from crelle._arrays import ArrayType
 from crelle.backends._host import free_host_memory
-from crelle.backends._protocol import Adapted, Call
+from crelle.backends._protocol import Adapted, Call, Compressed
 from crelle.backends.jax.flat import is_dynamic
 from crelle.backends.jax.trace import JaxTrace
+from crelle.pattern import SparsityPattern
 from crelle.tangent.cost import Rates
 from crelle.tangent.program import TangentProgram
 
@@ -89,6 +90,23 @@ class JaxBackend:
         from crelle.backends.jax.tangent import tangent_program
 
         return tangent_program(call, known)
+
+    def compressed(self, call: Call, given: SparsityPattern | None) -> Compressed:
+        """Coloured seeds through one linearisation, compiled."""
+        from crelle.backends.jax.compressed import JaxCompressed
+
+        return JaxCompressed(call, given)
+
+    def sparse(self, pattern: SparsityPattern, data: Any) -> Any:
+        """A BCOO array, sorted and without duplicates."""
+        from jax.experimental.sparse import BCOO
+
+        indices = np.stack([pattern.rows, pattern.indices], 1)
+        return BCOO((data, jnp.asarray(indices)), shape=pattern.shape, indices_sorted=True, unique_indices=True)
+
+    def placed(self, data: Any, place: Any) -> Any:
+        """``data[place]``, zero where place is -1."""
+        return jnp.asarray(data).at[place].get(mode="fill", fill_value=0, wrap_negative_indices=False)
 
     def array_like(self, leaf: Any, values: Any) -> Any:
         """An array with the dtype of a leaf."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import numpy as np
+from jax.extend import core as jex
 
-from crelle._arrays import types_text
+from crelle._arrays import ArrayType, types_text
 from crelle._errors import CrelleError, CrelleTypeError, describe
 from crelle.backends._protocol import Call
 from crelle.backends.jax import run
@@ -17,12 +18,36 @@ from crelle.backends.jax.trace import traced, type_of
 from crelle.tangent.program import Dependence, TangentProgram
 
 
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """A derivative as a jaxpr and as a program.
+
+    Attributes:
+        jaxpr: of the values of f (differentiated ones first), then tangents, or cotangents if it is transposed.
+        kinds: what each value depends on.
+        active: how many values are differentiated.
+        f_outputs: types of what f returns; ``outputs`` of what the rows of the matrix belong to.
+    """
+
+    jaxpr: jex.ClosedJaxpr
+    kinds: list[Dependence]
+    program: TangentProgram
+    active: int
+    f_outputs: tuple[ArrayType, ...]
+    outputs: tuple[ArrayType, ...]
+
+
 def tangent_program(call: Call, known: bool = False) -> TangentProgram:
     """The derivative of f at the types of the call as linear maps; at its values if ``known``.
 
     Raises:
         CrelleTypeError: f cannot be traced, or has no derivative in either mode.
     """
+    return parts_of(call, known).program
+
+
+def parts_of(call: Call, known: bool = False) -> Parts:
+    """The derivative of f at the types of the call, traced and lowered."""
     from crelle.backends.jax.lower import lower
     from crelle.backends.jax.lower.walk import NeedsReverse
 
@@ -47,7 +72,7 @@ def tangent_program(call: Call, known: bool = False) -> TangentProgram:
     dynamic = FlatFunction(call, found.layout).dynamic
     closed, active = found.closed, found.layout.active
     outputs = tuple(type_of(v) for v in closed.out_avals[: found.layout.result.out_tree.num_leaves])
-    evaluate = jax.extend.core.jaxpr_as_fun(closed)
+    evaluate = jex.jaxpr_as_fun(closed)
 
     def g(*leaves: Any) -> tuple[list[Any], list[Any]]:
         results = [jax.numpy.asarray(r) for r in evaluate(*leaves)]
@@ -88,7 +113,7 @@ def tangent_program(call: Call, known: bool = False) -> TangentProgram:
             continue
         made = call.inputs if program.transposed or hessian else outputs
         program.output_types = [replace(t, dtype=o.dtype) for t, o in zip(program.output_types, made, strict=True)]
-        return program
+        return Parts(jaxpr, kinds, program, active, outputs, call.inputs if hessian else outputs)
     raise CrelleTypeError(
         describe(
             f"{call.text}: f has no derivative that JAX can trace",
@@ -120,4 +145,3 @@ def _modes(call: Call, hessian: bool) -> list[str]:
         ["forward-over-reverse", "reverse-over-reverse", "forward-over-forward"] if hessian else ["forward", "reverse"]
     )
     return [m for m in modes if call.request.mode in ("auto", m)] or modes
-

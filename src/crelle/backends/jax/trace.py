@@ -287,7 +287,7 @@ class JaxTrace:
         return (
             now is not None
             and len(now.consts) == len(captured.consts)
-            and all(map(_same_values, now.consts, captured.consts))
+            and all(map(same_values, now.consts, captured.consts))
         )
 
     def build(self, method: Method) -> Runner:
@@ -357,7 +357,7 @@ class JaxTrace:
                 return len(first) == len(second) and all(map(_close, first, second))
             closed = jax.make_jaxpr(flat)(*flat.dynamic)
             again = Traced(flat.layout, closed, keys.jaxpr_key(closed))
-            if self._recognise(again) == self._key and all(map(_same_values, captured.consts, self._consts(again))):
+            if self._recognise(again) == self._key and all(map(same_values, captured.consts, self._consts(again))):
                 return True
             # another function, perhaps of the same values: something in it may be made anew each time
             known = captured.jaxpr or self._jaxpr
@@ -386,7 +386,8 @@ def _any_traced(values: Any) -> bool:
     return any(isinstance(v, jax.core.Tracer) for v in values)
 
 
-def _same_values(a: Any, b: Any) -> bool:
+def same_values(a: Any, b: Any) -> bool:
+    """Whether two captured values are equal, NaN included."""
     if a is b:
         return True
     if jnp.issubdtype(getattr(a, "dtype", np.float64), jax.dtypes.extended):
@@ -456,7 +457,7 @@ def _equal(a: Any, b: Any) -> bool:
     if type(a) is not type(b):
         return False
     if isinstance(a, np.ndarray):
-        return a.dtype == b.dtype and _same_values(a, b)
+        return a.dtype == b.dtype and same_values(a, b)
     return bool(a == b) or (isinstance(a, (float, np.floating)) and a != a and b != b)
 
 

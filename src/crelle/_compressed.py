@@ -1,0 +1,103 @@
+"""How a sparse matrix is computed: its pattern, its colours, and where each entry is found among the products."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from crelle.backends._protocol import Call
+from crelle.colorings import Coloring, color_columns, color_symmetric, coloring
+from crelle.pattern import SparsityPattern
+from crelle.tangent.program import Dependence, TangentProgram
+from crelle.tangent.report import pattern_of
+from crelle.tangent.sparsity import detect
+
+Ints = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Ways:
+    """What is run for a sparse matrix.
+
+    Attributes:
+        pattern: of the whole matrix.
+        coloring: of what is run at each point; ``None`` if nothing varies.
+        place: for each entry of the pattern, in CSR order, where it is in the raveled products.
+        constant: the colouring that gives the part that is the same for every x, once; ``None`` if all is run anew.
+        varies: for each entry whether it is run anew.
+        notes: what was conservative.
+    """
+
+    pattern: SparsityPattern
+    coloring: Coloring | None
+    place: Ints
+    constant: Coloring | None
+    varies: np.ndarray[Any, Any]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def passes(self) -> int:
+        """Products at each point."""
+        return 0 if self.coloring is None else self.coloring.passes
+
+
+def choose(call: Call, program: TangentProgram, splits: bool, given: SparsityPattern | None = None) -> Ways:
+    """The colouring with the fewest passes; of the varying part alone where that takes fewer.
+
+    Args:
+        splits: whether the backend can run the varying part alone.
+        given: the user's pattern, taken in place of the one of the program.
+    """
+    hessian = call.request.kind == "hessian"
+    found = detect(program)
+    pattern, notes = (pattern_of(found), found.notes) if given is None else (given, ())
+    varies = np.ones(pattern.nnz, bool) if given is not None else found.kinds != Dependence.CONSTANT
+    if not pattern.nnz:
+        return Ways(pattern, None, np.zeros(0, np.int32), None, varies, notes)
+    if hessian:
+        pattern, varies = _symmetric(pattern, varies)
+        whole = color_symmetric(pattern)
+    else:
+        whole = coloring(pattern)
+    if splits and given is None and not varies.all():
+        rest = _part(pattern, varies)
+        once = whole if whole.row_colors is None else color_columns(pattern)
+        if not rest.nnz:
+            return Ways(pattern, None, np.zeros(0, np.int32), once, varies, notes)
+        part = color_symmetric(rest) if hessian else color_columns(rest)
+        if part.passes < whole.passes:
+            place = np.zeros(pattern.nnz, np.int32)
+            place[varies] = places(part, pattern.shape[0])
+            return Ways(pattern, part, place, once, varies, notes)
+    return Ways(pattern, whole, places(whole, pattern.shape[0]), None, np.ones(pattern.nnz, bool), notes)
+
+
+def places(coloring: Coloring, rows: int) -> Ints:
+    """Where entries are in products that come colour by colour: those of columns, [k, m], then of rows, [k, n]."""
+    side, color, position = coloring.places()
+    columns = coloring.pattern.shape[1]
+    first = rows * coloring.column_passes
+    place = np.where(
+        side == 0, color.astype(np.int64) * rows + position, first + color.astype(np.int64) * columns + position
+    )
+    return place.astype(np.int32) if place.max(initial=0) < 2**31 else place
+
+
+def _part(pattern: SparsityPattern, keep: Any) -> SparsityPattern:
+    """The entries of a pattern that are kept."""
+    sums = np.append(0, np.cumsum(keep))
+    return SparsityPattern._trusted(pattern.shape, sums[pattern.indptr], pattern.indices[keep])
+
+
+def _symmetric(pattern: SparsityPattern, varies: Any) -> tuple[SparsityPattern, Any]:
+    """A pattern that is conservative on one side only is made symmetric; an entry varies if its mirror image does."""
+    import scipy.sparse as sp
+
+    marks = sp.csr_array(
+        (varies.astype(np.int8) + 1, pattern.indices.copy(), pattern.indptr.copy()), shape=pattern.shape
+    )
+    both = marks.maximum(marks.T).tocsr()
+    both.sort_indices()
+    return SparsityPattern._trusted(pattern.shape, both.indptr, both.indices), both.data > 1

@@ -1,0 +1,120 @@
+"""What a sparse result is handed over as: a sparse array of the framework or of SciPy, triplets, blocks, bands."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from crelle._arrays import ArrayType, bytes_text
+from crelle._errors import CrelleMemoryError, CrelleValueError, describe
+from crelle.backends._protocol import Backend
+from crelle.pattern import SparsityPattern
+from crelle.tangent.structure import Structure, find_structure
+
+#: Formats that keep zeros around entries are refused where they are this many times larger than the entries.
+_WASTE = 64
+_SMALL = 1 << 20
+
+
+class Format:
+    """How the entries of one pattern, in CSR order, become the result. Index arrays are made once."""
+
+    def __init__(
+        self, name: str, pattern: SparsityPattern, inputs: tuple[ArrayType, ...], outputs: tuple[ArrayType, ...],
+        text: str,
+    ) -> None:  # fmt: skip
+        self.name, self.pattern, self.inputs, self.outputs, self.text = name, pattern, inputs, outputs, text
+
+    def __call__(self, backend: Backend, data: Any) -> Any:
+        """The result; differentiable, and inside of transformations, where it stays in the framework."""
+        if self.name == "sparse":
+            return backend.sparse(self.pattern, data)
+        if self.name == "triplets":
+            return self.pattern.rows, self.pattern.indices, data
+        if self.name in ("csr", "csc", "coo"):
+            return self._on_host(backend.to_host(data))
+        return backend.placed(data, self.place)
+
+    def _on_host(self, data: Any) -> Any:
+        import scipy.sparse as sp
+
+        pattern = self.pattern
+        if self.name == "csr":
+            return sp.csr_array((data, pattern.indices, pattern.indptr), shape=pattern.shape)
+        if self.name == "coo":
+            return sp.coo_array((data, (pattern.rows, pattern.indices)), shape=pattern.shape)
+        order, indptr, rows = self._by_column
+        return sp.csc_array((data[order], rows, indptr), shape=pattern.shape)
+
+    @cached_property
+    def _by_column(self) -> tuple[Any, Any, Any]:
+        """(order of the entries, row pointers, rows) by columns."""
+        order = np.argsort(self.pattern.indices, kind="stable")
+        counts = np.bincount(self.pattern.indices, minlength=self.pattern.shape[1])
+        return order, np.append(0, np.cumsum(counts)), self.pattern.rows[order]
+
+    @cached_property
+    def place(self) -> Any:
+        """For each element of the result which entry it is; -1 for zero."""
+        makers = {"blocks": self._blocks, "banded": self._banded, "diagonal": self._diagonal}
+        return makers[self.name]()
+
+    def _diagonal(self) -> Any:
+        rows = self.pattern.rows
+        at = np.flatnonzero(rows == self.pattern.indices)
+        place = np.full(min(self.pattern.shape), -1)
+        place[rows[at]] = at
+        return place
+
+    def _banded(self) -> Any:
+        """LAPACK's storage: row u + i - j of column j holds entry (i, j)."""
+        lower, upper = self.pattern.bandwidth
+        lower, upper = max(lower, 0), max(upper, 0)
+        self._refuse_waste((lower + upper + 1) * self.pattern.shape[1], f"{lower + 1 + upper:,} diagonals")
+        place = np.full((lower + upper + 1, self.pattern.shape[1]), -1)
+        rows, cols = self.pattern.rows, self.pattern.indices
+        place[upper + rows - cols, cols] = np.arange(self.pattern.nnz)
+        return place
+
+    def _blocks(self) -> Any:
+        """[B, m, n]; the batch axes come first if there are several."""
+        structure = find_structure(self.pattern, self.inputs, self.outputs)
+        blocks = structure.blocks
+        shapes = set(zip(blocks.heights.tolist(), blocks.widths.tolist(), strict=True))
+        if len(shapes) != 1:
+            raise CrelleValueError(
+                describe(
+                    f"{self.text}: format='blocks' needs blocks of one shape",
+                    called=str(structure.sentence),
+                    try_='format="sparse"',
+                )
+            )
+        ((m, n),) = shapes
+        count = len(blocks)
+        self._refuse_waste(count * m * n, f"{count:,} blocks of {m:,}×{n:,}")
+        block_of = np.full(self.pattern.shape[0], -1)
+        place_row, place_col = np.zeros(self.pattern.shape[0], int), np.zeros(self.pattern.shape[1], int)
+        rows, cols = blocks.row_order.reshape(count, m), blocks.col_order.reshape(count, n)
+        block_of[rows] = np.arange(count)[:, None]
+        place_row[rows], place_col[cols] = np.arange(m), np.arange(n)
+        place = np.full((count, m, n), -1)
+        i, j = self.pattern.rows, self.pattern.indices
+        place[block_of[i], place_row[i], place_col[j]] = np.arange(self.pattern.nnz)
+        return place.reshape((*_batch(structure, count), m, n))
+
+    def _refuse_waste(self, size: int, what: str) -> None:
+        if size > _SMALL and size > _WASTE * max(self.pattern.nnz, 1):
+            raise CrelleMemoryError(
+                describe(
+                    f"{self.text}: format={self.name!r} would hold {what} for {self.pattern.nnz:,} entries",
+                    called=f"{size:,} numbers, {bytes_text(8 * size)}",
+                    try_='format="sparse"',
+                )
+            )
+
+
+def _batch(structure: Structure, count: int) -> tuple[int, ...]:
+    sizes = tuple(b.size for b in structure.batch_axes if b.complete)
+    return sizes if int(np.prod(sizes, dtype=np.int64)) == count else (count,)

@@ -1,0 +1,165 @@
+"""Sparse results: prepared once for a function at a signature, checked on the first run, reused while f is the same."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from crelle import _check
+from crelle._arrays import total_size, types_text
+from crelle._compressed import Ways
+from crelle._errors import CrelleCheckError, CrelleTypeError, describe
+from crelle._formats import Format
+from crelle._patterns import product_of
+from crelle._plan import Candidate, Plan
+from crelle._prepare import Space
+from crelle.backends._protocol import Call, Compressed
+from crelle.pattern import SparsityPattern
+from crelle.tangent.cost import pass_seconds
+from crelle.tangent.structure import find_structure
+
+
+class Sparse:
+    """One function at one signature: what computes its entries, and what they are handed over as."""
+
+    def __init__(self, call: Call, given: SparsityPattern | None) -> None:
+        self.compressed: Compressed = call.backend.compressed(call, given)
+        ways, outputs = self.compressed.ways, self.compressed.outputs
+        self.format = Format(call.request.format, ways.pattern, call.inputs, outputs, call.text)
+        self.untried, self.checked = True, ""
+
+    def answer(self, call: Call, captured: Any) -> Any:
+        """The result in the format that was asked for; on the first run with values also the check."""
+        data, finish = self.compressed.values(call, captured)
+        if self.untried and not call.abstract:
+            if call.request.check:
+                self._check(call, data)
+            self.untried = False
+        return finish(self.format(call.backend, data))
+
+    def _check(self, call: Call, data: Any) -> None:
+        """Compare a product of the result with an independent one.
+
+        Raises:
+            CrelleCheckError: they differ.
+        """
+        ways, values = self.compressed.ways, np.asarray(call.backend.to_host(data))
+        rng = np.random.default_rng(0)
+        for reverse in (False, True):
+            side = self.compressed.outputs if reverse else call.inputs
+            vector = rng.standard_normal(total_size(side))
+            try:
+                found = product_of(call, vector, reverse, self.compressed.outputs)
+            except Exception:  # no rule in this direction
+                continue
+            break
+        else:
+            self.checked = "no: neither a JVP nor a VJP could be run"
+            return
+        mine = _times(ways.pattern, values, vector, reverse)
+        scale = float(np.abs(found).max(initial=0.0))
+        error = float(np.abs(mine - found).max(initial=0.0))
+        kinds = [t for t in (*call.inputs, *self.compressed.outputs) if t.is_float or t.is_complex]
+        epsilon = max((t.epsilon for t in kinds), default=2.0**-52)
+        tolerance = min(_check.TOLERANCE * epsilon**0.5, _check.COARSEST)
+        relative = error / scale if scale else error
+        reference = "VJP" if reverse else "HVP" if call.request.kind == "hessian" else "JVP"
+        if np.isfinite(relative) and relative > tolerance and error > _check.ROUNDING * epsilon:
+            raise CrelleCheckError(
+                describe(
+                    f"{call.text}: the sparse result is wrong",
+                    called=types_text(call.inputs, call.names),
+                    expected=f"a random product within {tolerance:.0e} of an independent {reference}; "
+                    f"it is off by {relative:.0e}",
+                    likely=self.compressed.blame or "an operation whose derivative is not linear, or not what it says",
+                    try_='format="dense", or pattern= if the pattern is what is wrong',
+                )
+            )
+        self.checked = f"1 random product against an independent {reference}, relative error {relative:.0e}"
+
+    def plan(self, call: Call) -> Plan:
+        """What will be run, against the dense modes."""
+        compressed, ways = self.compressed, self.compressed.ways
+        device = call.inputs[0].device if call.inputs else ""
+        rates, price = call.backend.rates(device), compressed.price
+        n, m = total_size(call.inputs), total_size(compressed.outputs)
+        hessian = call.request.kind == "hessian"
+        size = max(t.itemsize for t in compressed.outputs) if compressed.outputs else 8
+
+        def candidate(mode: str, unit: str, passes: int, reason: str = "") -> Candidate:
+            seconds = pass_seconds(price, rates, passes, 1)
+            other = n if unit == "VJP" else m
+            return Candidate(mode, unit, passes, None, seconds, int(passes * (price.peak_bytes + other * size)), reason)
+
+        unit = "HVP" if hessian else _unit(ways)
+        chosen = candidate(_name(ways, hessian), unit, ways.passes)
+        dense = [("forward-over-reverse", "HVP", n)] if hessian else [("forward", "JVP", n), ("reverse", "VJP", m)]
+        others = []
+        for mode, each, passes in dense:
+            more = candidate(mode, each, passes)
+            ratio = more.seconds / chosen.seconds if chosen.seconds else 1.0
+            others.append(replace(more, reason=f"{ratio:.3g}×; format={call.request.format!r} was asked for"))
+        share = 1 - ways.varies.mean() if ways.pattern.nnz else 0.0
+        notes = [*ways.notes, *compressed.notes]
+        if ways.constant is not None:
+            notes.append(
+                f"{share:.0%} of the entries are the same for every input: computed once, "
+                f"with {ways.constant.passes} products"
+            )
+        structure = find_structure(
+            ways.pattern, call.inputs, compressed.outputs, input_names=call.names, symmetric=hessian
+        ).sentence
+        return Plan(
+            kind=call.request.kind, function=call.name, inputs=call.inputs, outputs=compressed.f_outputs,
+            input_names=call.names, backend=call.backend.name, version=call.backend.version, device=device,
+            mode=chosen.mode, unit=unit, passes=ways.passes, chunk=None, seconds=chosen.seconds, bytes=chosen.bytes,
+            memory=None, candidates=(chosen, *others), result=f"{call.request.format}, {ways.pattern!r}",
+            notes=tuple(notes), checked=self.checked, _structure=lambda: (structure,),
+        )  # fmt: skip
+
+
+def _unit(ways: Ways) -> str:
+    if ways.coloring is None or ways.coloring.kind == "columns":
+        return "JVP"
+    return "VJP" if ways.coloring.kind == "rows" else "product"
+
+
+def _name(ways: Ways, hessian: bool) -> str:
+    if ways.coloring is None:
+        return "constant: nothing is run"
+    names = {"columns": "coloured columns", "rows": "coloured rows", "both": "coloured columns and rows"}
+    return "coloured symmetric" if hessian else names[ways.coloring.kind]
+
+
+def _times(pattern: SparsityPattern, values: Any, vector: Any, reverse: bool) -> Any:
+    import scipy.sparse as sp
+
+    matrix = sp.csr_array((values, pattern.indices, pattern.indptr), shape=pattern.shape)
+    return vector @ matrix if reverse else matrix @ vector
+
+
+def sparse_for(call: Call, space: Space, given: SparsityPattern | None) -> tuple[Sparse, Any]:
+    """What is prepared for f as it is now, and the values that f captures now."""
+    key: Hashable = ("sparse", given, call.signature)
+    kept: list[Any] = space.at(key)
+    for sparse in kept:
+        captured = sparse.compressed.match(call)
+        if captured is not None:
+            return sparse, captured
+    sparse = Sparse(call, given)
+    captured = sparse.compressed.match(call)
+    if captured is None:
+        raise CrelleTypeError(
+            describe(
+                f"{call.text}: f changes while it is looked at, so that its pattern cannot be relied on",
+                called=types_text(call.inputs, call.names),
+                try_='format="dense"',
+            )
+        )
+    if not call.abstract:
+        kept.insert(0, sparse)
+        del kept[4:]
+    return sparse, captured

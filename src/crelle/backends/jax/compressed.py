@@ -1,0 +1,194 @@
+"""Sparse derivatives in JAX: coloured seeds through one linearisation, and one gather.
+
+Where a part of the matrix is the same for every x, it is computed once, and only the rest is run: with fewer colours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core as jex
+
+from crelle._arrays import ArrayType, total_size
+from crelle._compressed import Ways, choose, places
+from crelle._patterns import given_pattern
+from crelle.backends._protocol import Call
+from crelle.backends.jax import run
+from crelle.backends.jax.flat import FlatFunction, Layout, assemble
+from crelle.backends.jax.seeds import Leaves, Linear
+from crelle.backends.jax.split import CannotSplit, split
+from crelle.backends.jax.tangent import parts_of
+from crelle.backends.jax.trace import same_values, traced
+from crelle.colorings import Coloring
+from crelle.pattern import SparsityPattern
+
+Arrays = list[Any]
+
+
+class JaxCompressed:
+    """One function at one signature: its pattern, its colours, and what runs it. Holds no array of the call."""
+
+    def __init__(self, call: Call, given: SparsityPattern | None = None) -> None:
+        self.call_types = call.inputs
+        self.parts = parts_of(call)
+        self.outputs, self.f_outputs = self.parts.outputs, self.parts.f_outputs
+        self.price = self.parts.program.cost()
+        self.notes: tuple[str, ...] = ()
+        trusted = ", ".join(dict.fromkeys(self.parts.program.trusted))
+        self.blame = (
+            f"the linear rule registered for {trusted}" if trusted else "the pattern that was passed" * bool(given)
+        )
+        if given is not None:
+            given_pattern(call, given, total_size(self.outputs))
+        found = traced(call)
+        assert found.closed is not None
+        self.jaxpr = found.closed.jaxpr
+        self.key = found.key
+        self.consts = [np.array(c) if isinstance(c, np.ndarray) else c for c in found.closed.consts]
+        self.wants_value = call.request.value
+        self.hessian, self.holomorphic = call.request.kind == "hessian", call.request.holomorphic
+        self.ways: Ways = choose(call, self.parts.program, self._splits(), given)
+        self._jitted = jax.jit(lambda consts, dynamic, tables: self._compute(consts, dynamic, tables))
+        self._constant: Any = None
+        self.tables = self._tables()
+
+    # -- whether it still describes f
+
+    def match(self, call: Call) -> tuple[Layout, Arrays] | None:
+        """The values that f captured, if f is what it was: patterns depend on them, so they have to be the same."""
+        found = traced(call)
+        if found.closed is None:
+            return None
+        if found.closed.jaxpr is self.jaxpr:  # it was made of this very call
+            return found.layout, list(found.closed.consts)
+        if found.key is None or self.key is None or found.key.opaque:
+            return None
+        same = (found.key.structure, found.key.literals) == (self.key.structure, self.key.literals)
+        consts = list(found.closed.consts)
+        if not same or len(consts) != len(self.consts) or not all(map(same_values, consts, self.consts)):
+            return None
+        return found.layout, consts
+
+    # -- what runs
+
+    def _splits(self) -> bool:
+        """Whether the constant part of a tangent can be told from the rest."""
+        if self.parts.program.transposed:
+            return False
+        try:
+            jax.eval_shape(lambda a, t: self._split(a, t), self._shapes(), self._seed_shapes())
+        except CannotSplit:
+            return False
+        return True
+
+    def _shapes(self) -> Arrays:
+        return [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in self.parts.jaxpr.jaxpr.invars[: self._values]]
+
+    def _seed_shapes(self) -> Arrays:
+        return [jax.ShapeDtypeStruct(t.shape, t.dtype) for t in self.call_types]
+
+    @property
+    def _values(self) -> int:
+        return len(self.parts.kinds)
+
+    def _split(self, arrays: Arrays, tangents: Arrays) -> Any:
+        return split(self.parts.jaxpr, self.parts.kinds)(arrays, tangents)
+
+    def _tables(self) -> dict[str, Any]:
+        """Colours and places as arguments of the computation: as constants they would be folded for a long time."""
+        ways = self.ways
+        tables: dict[str, Any] = {}
+        if ways.coloring is not None:
+            tables["place"] = jnp.asarray(ways.place)
+            for side, colors in (("cols", ways.coloring.column_colors), ("rows", ways.coloring.row_colors)):
+                if colors is not None:
+                    tables[side] = jnp.asarray(_small(colors))
+        if ways.constant is not None:
+            tables["varies"] = jnp.asarray(ways.varies)
+            tables["constant"] = self._constant_part(ways.constant)
+        return tables
+
+    def _constant_part(self, coloring: Coloring) -> Any:
+        """The entries that went only through constant coefficients, in CSR order; computed once, at any point."""
+        zeros = [jnp.zeros(s.shape, s.dtype) for s in self._shapes()]
+
+        @jax.jit
+        def compute(colors: Any, place: Any) -> Any:
+            linear = lambda *t: self._split(zeros, list(t))[0]
+            return _products(linear, colors, coloring.column_passes, self.call_types)[place]
+
+        assert coloring.column_colors is not None
+        place = places(coloring, total_size(self.parts.outputs))
+        return compute(jnp.asarray(_small(coloring.column_colors)), jnp.asarray(place))
+
+    def _compute(self, consts: Arrays, dynamic: Arrays, tables: dict[str, Any]) -> tuple[Any, Arrays, Arrays]:
+        """(entries in CSR order, value, aux)."""
+        active, passive = list(dynamic[: self.parts.active]), list(dynamic[self.parts.active :])
+        evaluate, count = jex.jaxpr_as_fun(jex.ClosedJaxpr(self.jaxpr, list(consts))), len(self.parts.f_outputs)
+
+        def g(*leaves: Any) -> tuple[Leaves, Leaves]:
+            results = [jnp.asarray(r) for r in evaluate(*leaves, *passive)]
+            return results[:count], results[count:]
+
+        ways = self.ways
+        if ways.coloring is None:  # nothing varies
+            values, aux = g(*active)
+            data = tables["constant"] if ways.constant is not None else jnp.zeros(0, self.parts.outputs[0].dtype)
+            return data, values if self.wants_value else [], aux
+        pieces = []
+        values, aux = [], []
+        if ways.coloring.column_colors is not None:
+            linear: Linear
+            if ways.constant is not None:
+                values, aux = g(*active)
+                linear = lambda *t: self._split(dynamic, list(t))[1]
+            else:
+                values, aux, linear = self._linearised(g, active, "forward")
+            pieces.append(_products(linear, tables["cols"], ways.coloring.column_passes, self.call_types))
+        if ways.coloring.row_colors is not None:
+            values, aux, pull = self._linearised(g, active, "reverse")
+            pieces.append(_products(pull, tables["rows"], ways.coloring.row_passes, self.parts.outputs))
+        flat = pieces[0] if len(pieces) == 1 else jnp.concatenate(pieces)
+        data = flat.at[tables["place"]].get(mode="promise_in_bounds")
+        if ways.constant is not None:
+            data = tables["constant"] + jnp.where(tables["varies"], data, 0)
+        return data, values if self.wants_value else [], aux
+
+    def _linearised(self, g: run.Flat, active: Leaves, mode: str) -> tuple[Leaves, Leaves, Linear]:
+        if self.hessian:
+            nested = "forward-over-reverse" if mode == "forward" else "reverse-over-reverse"
+            return run.linearise_gradient(g, active, nested, self.holomorphic, looped=True)
+        return run.linearise(g, active, mode)
+
+    def values(self, call: Call, captured: tuple[Layout, Arrays]) -> tuple[Any, Callable[[Any], Any]]:
+        """The entries in CSR order, and what puts the matrix into the user's answer."""
+        layout, consts = captured
+        dynamic = FlatFunction(call, layout).dynamic
+        run_it = self._compute if call.abstract else self._jitted
+        data, values, aux = run_it(consts, dynamic, self.tables)
+        return data, lambda matrix: assemble(call, layout, matrix, values, aux)
+
+
+def _small(colors: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return colors.astype(np.int8) if colors.max(initial=0) < 128 else colors
+
+
+def _products(linear: Linear, colors: Any, count: int, types: Sequence[ArrayType]) -> Any:
+    """The products with the seeds of all colours, [count * size] raveled."""
+
+    def seeds(color: Any) -> Leaves:
+        hot, start, leaves = colors == color, 0, []
+        for t in types:
+            leaves.append(hot[start : start + t.size].astype(t.dtype).reshape(t.shape))
+            start += t.size
+        return leaves
+
+    def product(color: Any) -> Any:
+        results = [r.reshape(-1) for r in linear(*seeds(color))]
+        return results[0] if len(results) == 1 else jnp.concatenate(results)
+
+    return jax.vmap(product)(jnp.arange(count, dtype=colors.dtype)).reshape(-1)

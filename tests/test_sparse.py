@@ -1,0 +1,190 @@
+"""Sparse results against the framework's dense ones."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+import crelle
+
+N = 30
+
+
+def burgers(u):
+    up = jnp.concatenate([jnp.zeros(1), u, jnp.zeros(1)])
+    return up[1:-1] * (up[2:] - up[:-2]) - 0.1 * (up[2:] - 2 * up[1:-1] + up[:-2])
+
+
+def brusselator(z):
+    u, v = z[:16].reshape(4, 4), z[16:].reshape(4, 4)
+
+    def lap(w):
+        return sum(jnp.roll(w, s, a) for s in (1, -1) for a in (0, 1)) - 4 * w
+
+    return jnp.concatenate([(1 + u**2 * v + 10 * lap(u)).ravel(), (3.4 * u - u**2 * v + 10 * lap(v)).ravel()])
+
+
+def rosenbrock(x):
+    return jnp.sum(100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2)
+
+
+def arrow(x):
+    return jnp.concatenate([x[:1] * x.sum(), x[1:] * x[0] + x[1:] ** 2])
+
+
+def tall(x):
+    return jnp.concatenate([x**2, jnp.sin(x[1:] * x[:-1]), x])
+
+
+def linear(x):
+    return 3 * jnp.cumsum(x)
+
+
+JACOBIANS = {"burgers": (burgers, N), "brusselator": (brusselator, 32), "arrow": (arrow, N), "tall": (tall, N),
+             "linear": (linear, N), "zero": (lambda x: jnp.zeros(4) + 0 * x[:4].astype(int), 5),
+             "dense": (lambda x: jnp.sin(jnp.outer(x, x)).sum(0), 6), "scalar": (lambda x: x[0] * x[1], 3)}  # fmt: skip
+
+
+def point(n):
+    return jnp.asarray(np.random.default_rng(0).uniform(0.3, 1.5, n))
+
+
+@pytest.mark.parametrize("name", JACOBIANS)
+@pytest.mark.parametrize("format", ["csr", "csc", "coo"])
+def test_jacobians_on_the_host(name, format):
+    f, n = JACOBIANS[name]
+    x = point(n)
+    J = crelle.jacobian(f, format=format)
+    for at in (x, 2 * x):  # the second point uses what the first prepared
+        found = J(at)
+        assert found.format == format
+        np.testing.assert_allclose(found.toarray(), np.atleast_2d(jax.jacfwd(f)(at)), rtol=1e-12, atol=1e-12)
+    if format != "coo":
+        assert found.has_sorted_indices
+
+
+def test_passes_are_few():
+    assert crelle.jacobian(burgers, format="csr").plan(point(N)).passes == 3
+    assert crelle.jacobian(brusselator, format="csr").plan(point(32)).passes == 2  # what varies
+    assert crelle.jacobian(arrow, format="csr").plan(point(200)).passes == 3  # from both sides
+    assert crelle.jacobian(linear, format="csr").plan(point(N)).passes == 0
+    assert crelle.hessian(rosenbrock, format="csr").plan(point(N)).passes <= 3
+
+
+@pytest.mark.parametrize("format", ["sparse", "csr"])
+def test_hessians(format):
+    for f in (rosenbrock, lambda x: x[0] * jnp.sum(x[1:] ** 2), lambda x: jnp.sum(x), lambda x: jnp.sum(x**2) / 2):
+        H = crelle.hessian(f, format=format)(point(N))
+        dense = H.todense() if format == "sparse" else H.toarray()
+        np.testing.assert_allclose(dense, jax.hessian(f)(point(N)), rtol=1e-12, atol=1e-12)
+
+
+def test_bcoo_is_sorted_unique_and_its_structure_constant():
+    J = crelle.jacobian(burgers, format="sparse")
+    a, b = J(point(N)), J(0 * point(N))
+    assert a.indices_sorted and a.unique_indices
+    assert a.nse == b.nse == 3 * N - 2
+    np.testing.assert_array_equal(a.indices, b.indices)
+
+
+def test_inside_transformations():
+    J = crelle.jacobian(burgers, format="sparse")
+    x = point(N)
+    np.testing.assert_allclose(jax.jit(lambda x: J(x).data)(x), J(x).data, rtol=1e-13)
+    points = jnp.stack([x, 2 * x])
+    both = jax.vmap(lambda x: J(x).data)(points)
+    np.testing.assert_allclose(both[1], J(2 * x).data, rtol=1e-12)
+    slope = jax.grad(lambda x: (J(x).data ** 2).sum())(x)
+    dense = jax.grad(lambda x: (jax.jacfwd(burgers)(x) ** 2).sum())(x)
+    np.testing.assert_allclose(slope, dense, rtol=1e-10)
+
+
+def test_triplets_have_fixed_places():
+    rows, cols, values = crelle.jacobian(tall, format="triplets")(point(N))
+    found = sp.coo_array((values, (rows, cols)), shape=(3 * N - 1, N)).toarray()
+    np.testing.assert_allclose(found, jax.jacfwd(tall)(point(N)), rtol=1e-12)
+    assert isinstance(values, jax.Array)
+
+
+def test_blocks_of_a_batch():
+    W = jnp.asarray(np.random.default_rng(1).standard_normal((4, 3)))
+    f = lambda x: jnp.tanh(x @ W)
+    X = point(20).reshape(5, 4)
+    blocks = crelle.jacobian(f, format="blocks")(X)
+    each = jnp.stack([jax.jacfwd(f)(row) for row in X])
+    np.testing.assert_allclose(blocks, each, rtol=1e-12)
+    assert blocks.shape == (5, 3, 4)
+    # whatever the reshapes around
+    g = lambda x: f(x.reshape(4, 5).T).T.reshape(-1)
+    np.testing.assert_allclose(crelle.jacobian(g, format="blocks")(X.T.reshape(-1)), each, rtol=1e-12)
+
+
+def test_bands_are_lapacks():
+    import scipy.linalg
+
+    ab = np.asarray(crelle.jacobian(lambda u: burgers(u) + 5 * u, format="banded")(point(N)))
+    dense = np.asarray(jax.jacfwd(lambda u: burgers(u) + 5 * u)(point(N)))
+    b = np.arange(N) + 1.0
+    np.testing.assert_allclose(scipy.linalg.solve_banded((1, 1), ab, b), np.linalg.solve(dense, b), rtol=1e-10)
+
+
+def test_diagonals():
+    np.testing.assert_allclose(
+        crelle.jacobian(burgers, format="diagonal")(point(N)), jnp.diagonal(jax.jacfwd(burgers)(point(N))), rtol=1e-12
+    )
+
+
+def test_value_and_aux_come_along():
+    f = lambda x, c: (burgers(x) * c, {"n": x.sum()})
+    (value, aux), J = crelle.jacobian(f, has_aux=True, value=True, format="csr")(point(N), 2.0)
+    np.testing.assert_allclose(value, 2 * burgers(point(N)), rtol=1e-13)
+    np.testing.assert_allclose(aux["n"], point(N).sum(), rtol=1e-13)
+    np.testing.assert_allclose(J.toarray(), 2 * jax.jacfwd(burgers)(point(N)), rtol=1e-12, atol=1e-13)
+
+
+def test_trees_are_one_flat_matrix():
+    f = lambda p: {"a": p["w"] ** 2, "b": p["w"] * p["v"]}
+    p = {"w": point(4), "v": point(4) + 1}
+    found = crelle.jacobian(f, format="csr")(p).toarray()
+    np.testing.assert_allclose(found, crelle.jacobian(f, flatten=True)(p), rtol=1e-12)
+
+
+def test_coefficients_that_depend_on_other_arguments_are_not_kept():
+    f = lambda x, c: c * x
+    J = crelle.jacobian(f, format="csr")
+    for c in (2.0, 3.0):
+        np.testing.assert_allclose(J(point(4), jnp.full(4, c)).diagonal(), c, rtol=1e-14)
+
+
+def test_captured_masks_that_change_are_seen():
+    mask = np.ones(N)
+    f = lambda x: mask * x**2
+    J = crelle.jacobian(f, format="csr")
+    assert J(point(N)).nnz == N
+    mask[:10] = 0
+    assert J(point(N)).nnz == N - 10
+    mask[:10] = 7
+    np.testing.assert_allclose(J(point(N)).diagonal(), 2 * mask * point(N), rtol=1e-13)
+
+
+def test_a_given_pattern_that_misses_entries_is_caught():
+    with pytest.raises(crelle.CrelleCheckError, match="the sparse result is wrong") as caught:
+        crelle.jacobian(burgers, format="csr", pattern=np.eye(N))(point(N))
+    assert "likely    the pattern that was passed" in str(caught.value)
+
+
+def test_the_plan_says_what_is_run():
+    J = crelle.jacobian(brusselator, format="csr")
+    J(point(32))
+    text = str(J.plan(point(32)))
+    assert "coloured columns  2 JVPs" in text
+    assert "of the entries are the same for every input: computed once, with" in text
+    assert "checked   1 random product against an independent JVP" in text
+
+
+def test_keywords_that_do_not_go_together_are_refused():
+    with pytest.raises(crelle.CrelleValueError, match="cannot be combined with rows="):
+        crelle.jacobian(burgers, format="csr", rows=1)
+    with pytest.raises(crelle.CrelleValueError, match="format='matrix' is not known"):
+        crelle.jacobian(burgers, format="matrix")
