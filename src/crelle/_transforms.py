@@ -219,6 +219,10 @@ def jacobian(
         check: compare one random product with an independent JVP or VJP when a plan first runs.
         compile: PyTorch: hand the traced graph to ``torch.compile``.
         wrt: ``"inputs"``, or ``"params"`` for the parameters of an ``nn.Module`` as a dict.
+        format: what the matrix is handed over as. ``"dense"``, or, computed with the fewest products that its pattern
+            allows, one flat m × n matrix as ``"sparse"`` (the framework's own sparse array), ``"csr"``, ``"csc"``,
+            ``"coo"`` (SciPy, on the host), ``"triplets"`` (rows, columns, values), ``"blocks"`` ([B, m, n] of a
+            block-diagonal one), ``"banded"`` (LAPACK's storage), ``"diagonal"``. JAX.
         plan: take mode and chunk over from this plan, for example a loaded one.
         pattern: where the matrix may be nonzero, if you know: a :class:`crelle.SparsityPattern`, or anything that
             ``SparsityPattern.from_`` takes. ``.pattern`` and ``.structure`` then do not look for it.

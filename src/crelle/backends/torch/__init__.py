@@ -18,6 +18,7 @@ from crelle.backends.torch.run import type_of
 from crelle.backends.torch.trace import TorchTrace
 from crelle.backends.torch.watch import is_tracing
 from crelle.tangent.cost import Rates
+from crelle.tangent.program import TangentProgram
 
 
 class TorchBackend:
@@ -90,6 +91,20 @@ class TorchBackend:
     def eager(self, call: Call, reason: str) -> TorchTrace:
         """Run f anew each time."""
         return TorchTrace(call, eager=reason)
+
+    def tangent_program(self, call: Call, known: bool = False) -> TangentProgram:
+        """The derivative of f as linear maps."""
+        from crelle.backends.torch.tangent import tangent_program
+
+        return tangent_program(call, known)
+
+    def array_like(self, leaf: Any, values: Any) -> Any:
+        """A tensor with the dtype and device of a leaf."""
+        return torch.as_tensor(values, dtype=leaf.dtype, device=leaf.device)
+
+    def to_host(self, leaf: Any) -> Any:
+        """The values as a NumPy array."""
+        return leaf.detach().cpu().numpy()
 
     def rates(self, device: str) -> Rates:
         """Orders of magnitude per kind of device: eager dispatch dominates small problems."""

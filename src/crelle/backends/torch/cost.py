@@ -117,6 +117,13 @@ def work(node: fx.Node) -> tuple[float, float]:
     return 0.0, times * float(max(out, read) if reduces else terms * out)
 
 
+def node_cost(node: fx.Node) -> tuple[float, float]:
+    """(flops, bytes read and written) of one operation; views are free."""
+    if is_view(node):
+        return 0.0, 0.0
+    return sum(work(node)), float(_nbytes(node) + sum(_nbytes(n) for n in node.all_input_nodes))
+
+
 def _shape(value: Any) -> tuple[int, ...]:
     spec = spec_of_node(value) if isinstance(value, fx.Node) else None
     return spec.shape if isinstance(spec, Spec) else ()

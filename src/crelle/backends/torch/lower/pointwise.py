@@ -1,0 +1,119 @@
+"""Rules for operations that work element by element."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+
+from crelle.backends.torch.lower.walk import Lowering, rule
+from crelle.backends.torch.rewrite.values import Spec
+from crelle.tangent.program import Dependence
+
+
+def is_pointwise(node: fx.Node) -> bool:
+    """Whether torch itself says so."""
+    return torch.Tag.pointwise in getattr(node.target, "tags", ())
+
+
+def arguments(node: fx.Node) -> list[Any]:
+    """All arguments, positional and by keyword."""
+    return [*node.args, *node.kwargs.values()]
+
+
+def _out(low: Lowering, node: fx.Node) -> tuple[int, ...]:
+    return low.spec(node).shape
+
+
+def _inexact(spec: Any) -> bool:
+    return isinstance(spec, Spec) and (spec.dtype.is_floating_point or spec.dtype.is_complex)
+
+
+@rule("add", "sub", "rsub", "neg", "clone", "_to_copy", "copy", "detach", "alias", "lift_fresh_copy", "conj", "_conj",
+      "_conj_physical", "resolve_conj", "resolve_neg", "_neg_view", "real", "imag", "complex", "contiguous",
+      "positive", "view_as_real_copy")  # fmt: skip
+def _same(low: Lowering, node: fx.Node) -> Any:
+    """Sums, and what leaves an element where it is."""
+    shape = _out(low, node)
+    if not _inexact(low.spec(node)):
+        return None
+    parts: list[int | None] = []
+    for a in node.args[:2]:
+        value = low.tangent(a)
+        parts.append(None if value is None else low.spread(value, shape))
+    return low.added(parts)
+
+
+@rule("mul", "div", "true_divide")
+def _multiply(low: Lowering, node: fx.Node) -> Any:
+    a, b = node.args[:2]
+    left, right = low.tangent(a), low.tangent(b)
+    product = "mul" in str(node.target)
+    if (left is not None) == (right is not None) or (right is not None and not product):
+        return low.opaque(node, "not linear in its operands")
+    value, other = (left, b) if left is not None else (right, a)
+    assert value is not None
+    return low.scaled(value, low.kind(other), low.keep(other) if product else None, _out(low, node))
+
+
+@rule("where")
+def _where(low: Lowering, node: fx.Node) -> Any:
+    mask = low.known(node.args[0])
+    keep = None if mask is None else mask.cpu().numpy()
+    parts: list[int | None] = []
+    for a, kept in ((node.args[1], keep), (node.args[2], None if keep is None else ~keep)):
+        value = low.tangent(a)
+        parts.append(None if value is None else low.scaled(value, low.kind(node.args[0]), kept, _out(low, node)))
+    return low.added(parts)
+
+
+@rule("masked_fill")
+def _masked_fill(low: Lowering, node: fx.Node) -> Any:
+    mask = low.known(node.args[1])
+    keep = None if mask is None else ~mask.cpu().numpy()
+    parts: list[int | None] = []
+    for a, kept in ((node.args[0], keep), (node.args[2], None if keep is None else ~keep)):
+        value = low.tangent(a)
+        parts.append(None if value is None else low.scaled(value, low.kind(node.args[1]), kept, _out(low, node)))
+    return low.added(parts)
+
+
+def each_element(low: Lowering, node: fx.Node) -> Any:
+    """Any operation that is linear in its tangents and works element by element: one coefficient for each of them."""
+    if not _inexact(low.spec(node)):
+        return None
+    kind = low.kind(*arguments(node))
+    shape = _out(low, node)
+    values = [low.tangent(a) for a in arguments(node)]
+    return low.added([None if v is None else low.scaled(v, kind, None, shape) for v in values])
+
+
+@rule("lerp", "addcmul", "addcdiv", "_s_where", "copysign", "glu_jvp")
+def _each(low: Lowering, node: fx.Node) -> Any:
+    if node.target is torch.ops.aten.glu_jvp.default:  # two halves of the input come together
+        return low.opaque(node, "no rule")
+    return each_element(low, node)
+
+
+@rule("view_as_real")
+def _view_as_real(low: Lowering, node: fx.Node) -> Any:
+    value = low.tangent(node.args[0])
+    assert value is not None
+    shape = _out(low, node)
+    return low.moved(value, lambda a: np.broadcast_to(a[..., None], shape), shape)
+
+
+@rule("zeros_like", "empty_like", "new_zeros", "new_empty", "new_full", "full_like", "ones_like",
+      "_efficientzerotensor", "new_empty_strided", "sign", "sgn", "isnan", "isinf", "eq", "ne", "lt", "le", "gt", "ge",
+      "bernoulli", "argmax", "argmin", "logical_not", "signbit", "floor", "ceil", "round", "trunc")  # fmt: skip
+def _nothing(low: Lowering, node: fx.Node) -> Any:
+    """Operations without a derivative."""
+    return None
+
+
+@rule("fill")
+def _fill(low: Lowering, node: fx.Node) -> Any:
+    value = low.tangent(node.args[1]) if len(node.args) > 1 else None
+    return None if value is None else low.scaled(value, Dependence.CONSTANT, None, _out(low, node))
