@@ -66,7 +66,7 @@ class Transform:
                              try_="pass arrays instead of shapes, outside of any transformation")
                 )  # fmt: skip
             prepared.plan = prepared.analyzed(call, captured)
-        structure = lines(call) if call.backend.name == "jax" and self.request.kind != "gradient" else None
+        structure = lines(call) if self.request.kind != "gradient" else None
         return replace(frozen(call, prepared, captured, self._bind), _structure=structure)
 
     def program(self, *args: Any, local: bool = False, **kwargs: Any) -> TangentProgram:

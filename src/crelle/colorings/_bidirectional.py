@@ -70,27 +70,9 @@ def color_columns_and_rows(pattern: SparsityPattern, wanted: SparsityPattern | N
         if best is None or found.used < best.used:
             best = found
 
-    graph = Graph(_bipartite(pattern))
-    by_degree = order_of("dynamic-largest-first", graph.ptr, graph.adjacent, graph.plain)
-    taken = np.empty(m + n, np.int64)
-    taken[by_degree] = np.arange(m + n)
-    row_turn, column_turn = taken[:m][rows], taken[m:][cols]
-    cuts = []
-    for cut in _turns(m + n):
-        by_row = (row_turn < cut) & (row_turn < column_turn)
-        by_column = (column_turn < cut) & (column_turn < row_turn)
-        for rest_by_row in (False, True):
-            left = marked & (by_row if not rest_by_row else ~by_column)
-            right = marked & ~left
-            price = int(np.bincount(rows[right], minlength=1).max(initial=0))
-            price += int(np.bincount(cols[left], minlength=1).max(initial=0))
-            cuts.append((price, cut, rest_by_row, left))
-    cuts.sort(key=lambda item: item[:3])
-    for price, cut, rest_by_row, left in cuts[:_TRIED]:
-        if best is not None and price >= best.used:
-            break
-        side = list(nothing)
-        names: list[str] = []
+    def cut(left: Ints, where: str) -> None:
+        """Entries on the left from products with rows, the others from products with columns."""
+        side, names = list(nothing), []
         for k, keep, conflicts_of in ((0, marked & ~left, Conflicts.of_columns), (1, left, Conflicts.of_rows)):
             if keep.any():
                 part = subset(pattern, keep)
@@ -98,9 +80,34 @@ def color_columns_and_rows(pattern: SparsityPattern, wanted: SparsityPattern | N
                 found = color_lines(conflicts, effort)
                 side[k] = conflicts.spread(found.colors)
                 names.append(found.order)
-        where = f"{cut:,} dense lines apart, rest by {'rows' if rest_by_row else 'columns'}" if cut else "one side"
         consider(side[0], side[1], f"{where}; {', '.join(dict.fromkeys(names))}")
+
+    def price(left: Ints) -> int:
+        """At least so many products."""
+        by_column = int(np.bincount(rows[marked & ~left], minlength=1).max())
+        return by_column + int(np.bincount(cols[left], minlength=1).max())
+
+    for left in sorted((np.zeros_like(marked), marked), key=price):
+        if best is None or price(left) < best.used:
+            cut(left, "one side")
     assert best is not None
+    if best.used <= bound:
+        return best
+    graph = Graph(_bipartite(pattern))
+    by_degree = order_of("dynamic-largest-first", graph.ptr, graph.adjacent, graph.plain)
+    taken = np.empty(m + n, np.int64)
+    taken[by_degree] = np.arange(m + n)
+    row_turn, column_turn = taken[:m][rows], taken[m:][cols]
+    cuts = []
+    for turn in _turns(m + n):
+        by_row = (row_turn < turn) & (row_turn < column_turn)
+        by_column = (column_turn < turn) & (column_turn < row_turn)
+        for left, rest in ((marked & by_row, "columns"), (marked & ~by_column, "rows")):
+            cuts.append((price(left), turn, rest, left))
+    cuts.sort(key=lambda item: item[:3])
+    for least, turn, rest, left in cuts[:_TRIED]:
+        if least < best.used:
+            cut(left, f"{_lines_text(turn)} apart, rest by {rest}")
     if best.used > bound and graph.steps <= (_PLAIN_STEPS if graph.plain else _STEPS):
         for name in effort.orders or ORDERS:
             colors, _ = graph.star(order_of(name, graph.ptr, graph.adjacent, graph.plain, effort.seed))
@@ -108,7 +115,11 @@ def color_columns_and_rows(pattern: SparsityPattern, wanted: SparsityPattern | N
     return best
 
 
+def _lines_text(count: int) -> str:
+    return f"{count:,} dense line{'' if count == 1 else 's'}"
+
+
 def _turns(lines: int) -> list[int]:
-    """0, 1, 2, 3, 4, 6, 8, 12, … up to the number of lines."""
+    """1, 2, 3, 4, 6, 8, 12, … up to the number of lines."""
     powers = [2**k for k in range(lines.bit_length())]
-    return sorted({0, *(t for p in powers for t in (p, 3 * p // 2) if t <= lines)})
+    return sorted({t for p in powers for t in (p, 3 * p // 2) if t <= lines})

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from crelle.colorings._anneal import anneal
 from crelle.colorings._conflicts import Conflicts
 from crelle.pattern._csr import Ints
 
@@ -37,6 +38,10 @@ _MOST_DISPLACEMENTS = 700
 _SAMPLE, _ROUNDS = 1500, 6
 #: Partial solutions that are kept at each stage, and colours beyond which nothing is tried.
 _WIDTH, _MOST_COLORS = 200_000, 64
+#: Vertices of a folded grid, and moves that are spent on it.
+_FOLDED, _MOVES = 20_000, 200_000
+#: Sums that are formed at most, and more for each line; they take about 20 ns.
+_WORK, _WORK_PER_LINE = 3_000_000, 20
 
 
 @dataclass(frozen=True)
@@ -231,8 +236,9 @@ def lattice(conflicts: Conflicts, best: int) -> tuple[Ints, int, str] | None:
     if bound >= best or bound > _MOST_COLORS or conflicts.size < 8:
         return None
     # Rows at both ends, where boundaries are, and some from everywhere.
-    ends = min(groups, 200)
-    inside = np.random.default_rng(0).integers(0, groups, _SAMPLE)
+    wide = max(1, bound**2 // 50)
+    ends = min(groups, 1 + 200 // wide)
+    inside = np.random.default_rng(0).integers(0, groups, 1 + _SAMPLE // wide)
     sample = np.unique(np.concatenate([np.arange(ends), np.arange(groups - ends, groups), inside]))
     pairs = _pairs(conflicts, sample)
     if not pairs[0].size:
@@ -240,14 +246,20 @@ def lattice(conflicts: Conflicts, best: int) -> tuple[Ints, int, str] | None:
     gaps, often = np.unique(np.abs(pairs[1] - pairs[0]), return_counts=True)
     strides = [int(s) for s in gaps[often * 50 >= sample.size] if conflicts.total % s == 0][:16]
     found = []
+    few = tuple(side[:: 1 + side.size // 1000] for side in pairs)
     for grid in _grids(conflicts.total, strides):
+        if _reduced(grid.displacements(*few), grid.spatial) is None:
+            continue
         reduced = _reduced(grid.displacements(*pairs), grid.spatial)
         if reduced is not None and len(reduced[0]) <= _MOST_DISPLACEMENTS:
             found.append((len(reduced[0]), len(grid.lengths), grid))
     found.sort(key=lambda item: item[:2])
-    result = None
+    result, work = None, _Work(_WORK + _WORK_PER_LINE * conflicts.size)
     for _, _, grid in found[:4]:
-        again = _on_grid(conflicts, grid, pairs, best)
+        try:
+            again = _on_grid(conflicts, grid, pairs, best, work)
+        except _EnoughError:
+            break
         if again is not None:
             result, best = again, again[1]
             if best == bound:
@@ -255,7 +267,25 @@ def lattice(conflicts: Conflicts, best: int) -> tuple[Ints, int, str] | None:
     return result
 
 
-def _on_grid(conflicts: Conflicts, grid: _Grid, pairs: tuple[Ints, Ints], best: int) -> tuple[Ints, int, str] | None:
+class _EnoughError(Exception):
+    """The search has cost more than it can be worth."""
+
+
+@dataclass
+class _Work:
+    """Sums that may still be formed: a limit that, unlike one in seconds, always gives the same result."""
+
+    left: int
+
+    def spend(self, sums: int) -> None:
+        self.left -= sums
+        if self.left < 0:
+            raise _EnoughError
+
+
+def _on_grid(
+    conflicts: Conflicts, grid: _Grid, pairs: tuple[Ints, Ints], best: int, work: _Work
+) -> tuple[Ints, int, str] | None:
     """The same on this grid, from the lower bound upwards."""
     raw, rounds = grid.displacements(*pairs), 0
     reduced = _reduced(raw, grid.spatial)
@@ -263,7 +293,7 @@ def _on_grid(conflicts: Conflicts, grid: _Grid, pairs: tuple[Ints, Ints], best: 
     while size < min(best, _MOST_COLORS + 1):
         for group in _groups(size):
             while reduced is not None:
-                solution = _solve(reduced[0], reduced[1], grid.fields, group)
+                solution = _solve(reduced[0], reduced[1], grid.fields, group, work)
                 if solution is None:
                     break
                 colors = _paint(solution, grid, group)[conflicts.lines]
@@ -279,8 +309,83 @@ def _on_grid(conflicts: Conflicts, grid: _Grid, pairs: tuple[Ints, Ints], best: 
                 if again is None or again[0] == reduced[0]:
                     return None
                 reduced = again
+        if reduced is not None and any(axis.periodic for axis in reduced[1]):
+            folded = _folded(reduced[0], reduced[1], grid, size, work)
+            if folded is not None:
+                colors = folded[conflicts.lines]
+                if not conflicts.clashes(colors)[0]:
+                    return colors.astype(np.int32), size, f"tiles of {size} × {size}, annealed"
         size += 1
     return None
+
+
+def _folded(moves: set[Displacement], axes: list[_Axis], grid: _Grid, size: int, work: _Work) -> Ints | None:
+    """Colours of a grid that repeats a tile of `size` places along each axis, and fills up what is left of a period.
+
+    No formula closes around an axis whose length has no factor in common with the number of colours. So a tile, and
+    the seam where the last tile does not fit, are coloured as one small graph: the grid of a few tiles with places that
+    are to look the same folded into one.
+    """
+    if any(axis.reach > size for axis in axes):
+        return None
+    lengths, folds = [], []
+    for axis in axes:
+        rest = axis.length % size if axis.periodic else 0
+        tiles = 2 if not rest else 3  # the tile next to itself, and on both sides of the seam
+        if axis.length < tiles * size + rest:
+            return None
+        length = tiles * size + rest
+        place = np.arange(length)
+        lengths.append(length)
+        folds.append(place % size if not rest else np.where(place < 2 * size, place % size, place - size))
+    small = [int(fold.max()) + 1 for fold in folds]
+    total = grid.fields * math.prod(small)
+    work.spend(len(moves) * math.prod(lengths))
+    if total > _FOLDED:
+        return None
+    places = np.stack([axis.ravel() for axis in np.meshgrid(*map(np.arange, lengths), indexing="ij")])
+
+    def number(field: int, at: Ints) -> Any:
+        return np.ravel_multi_index(
+            (np.int64(field), *(f[p] for f, p in zip(folds, at, strict=True))), (grid.fields, *small)
+        )
+
+    ends = []
+    for move in moves:
+        other = places + np.array(move[2:])[:, None]
+        inside = np.ones(places.shape[1], bool)
+        for k, axis in enumerate(axes):
+            if axis.periodic or axis.length > lengths[k]:
+                other[k] %= lengths[k]
+            else:
+                inside &= (other[k] >= 0) & (other[k] < lengths[k])
+        ends.append(np.stack([number(move[0], places[:, inside]), number(move[1], other[:, inside])]))
+    first, second = np.concatenate(ends, axis=1)
+    if (first == second).any():
+        return None
+    from scipy.sparse import coo_array
+
+    matrix = coo_array(
+        (np.ones(2 * first.size, bool), (np.concatenate([first, second]), np.concatenate([second, first]))),
+        shape=(total, total),
+    ).tocsr()
+    matrix.sum_duplicates()
+    start = np.random.default_rng(0).integers(0, size, total)
+    colors = anneal(matrix.indptr, matrix.indices, start, size, _MOVES, 0, plain=False)
+    if colors is None:
+        return None
+    at = []
+    for axis, fold, length in zip(axes, folds, lengths, strict=True):
+        place = np.arange(axis.length)
+        more = axis.length - length
+        at.append(
+            fold[place % size]
+            if more % size or not axis.periodic
+            else fold[np.where(place < more, place % size, place - more)]
+        )
+    painted = colors.reshape(grid.fields, *small)[np.ix_(np.arange(grid.fields), *at)]
+    colored: Ints = np.moveaxis(painted, 0, max(grid.field, 0)).ravel()
+    return colored
 
 
 @dataclass(frozen=True)
@@ -291,9 +396,10 @@ class _Solution:
     offsets: tuple[int, ...]
 
 
-def _solve(moves: set[Displacement], axes: list[_Axis], fields: int, group: _Group) -> _Solution | None:
+def _solve(moves: set[Displacement], axes: list[_Axis], fields: int, group: _Group, work: _Work) -> _Solution | None:
     """Steps and offsets for which no displacement comes to nothing."""
     ordered = sorted(moves)
+    work.spend(group.size**2 * sum(axis.periodic * axis.reach * group.size for axis in axes))
     inside = sorted({move[2:] for move in ordered if move[0] == move[1]})
     ways = [_ways(axis, group) for axis in axes]
     # Axis by axis: ways that cannot do alone cannot do together.
@@ -313,6 +419,7 @@ def _solve(moves: set[Displacement], axes: list[_Axis], fields: int, group: _Gro
             chosen = [c[np.linspace(0, count - 1, room).astype(np.int64)] for c in chosen]
         count = chosen[0].size
         chosen = [np.repeat(c, which.size) for c in chosen] + [np.tile(which, count)]
+        work.spend(count * which.size)
         mixed = [move for move in inside if move[k] and any(move[:k]) and not any(move[k + 1 :])]
         keep = _apart(mixed, chosen, ways, axes, group, 0)
         chosen = [c[keep] for c in chosen]
@@ -361,11 +468,13 @@ def _apart(
     first: int,
 ) -> Ints:
     """Choices for which none of these displacements comes to nothing."""
-    keep = np.ones(chosen[0].size, bool)
+    left = np.arange(chosen[0].size)
     for move in moves:
-        for total in _sums(move, chosen, ways, axes, group, first):
+        keep = np.ones(left.size, bool)
+        for total in _sums(move, [which[left] for which in chosen], ways, axes, group, first):
             keep &= total != 0
-    return keep
+        left = left[keep]
+    return left
 
 
 def _offsets(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from crelle.colorings._anneal import anneal
 from crelle.colorings._conflicts import MOST_CONFLICTS, Conflicts
 from crelle.colorings._lattice import lattice
 from crelle.colorings._orders import ORDERS, Order
@@ -16,7 +17,10 @@ from crelle.pattern._csr import Ints
 #: By default, orders that need degrees are tried up to this many pairs of lines that meet, and ...
 DEGREES_UP_TO = 2e8
 #: ... those that need the conflict graph up to this many.
-GRAPH_UP_TO = 5e6
+GRAPH_UP_TO = 3e6
+#: Steps that are spent on fewer colours, on lists and compiled: 0.1 s. A move takes as many as there are colours and
+#: neighbours.
+PLAIN_STEPS, STEPS = 1e6, 4e7
 #: On lists, where a step costs a hundred times as much.
 PLAIN_GRAPH_UP_TO = 3e5
 
@@ -65,8 +69,32 @@ def color_lines(conflicts: Conflicts, effort: Effort) -> Found:
     if best.used > bound:
         bound = max(bound, clique(conflicts))
         best = Found(best.colors, best.used, best.order, bound)
+    if effort.orders is None and best.used > bound:
+        best = _fewer(best, conflicts, effort.seed)
     if effort.seconds > 0 and best.used > bound:
-        best = restarts(best, conflicts.size, conflicts.first_fit, effort)
+        end = time.perf_counter() + effort.seconds
+        if conflicts.steps <= DEGREES_UP_TO:
+            seed = effort.seed
+            while best.used > bound and time.perf_counter() + effort.seconds / 2 < end:
+                seed += 1
+                best = _fewer(best, conflicts, seed, always=True)
+        best = restarts(best, conflicts.size, conflicts.first_fit, effort.seed, end)
+    return best
+
+
+def _fewer(best: Found, conflicts: Conflicts, seed: int, always: bool = False) -> Found:
+    """One colour less, and one less again, while the moves that a step limit allows are enough."""
+    limit = PLAIN_GRAPH_UP_TO if conflicts.plain else GRAPH_UP_TO
+    if not always and conflicts.degrees.sum() > limit:
+        return best
+    ptr, adjacent = conflicts.graph
+    while best.used > best.lower_bound:
+        moves = int((PLAIN_STEPS if conflicts.plain else STEPS) / (best.used + adjacent.size / conflicts.size))
+        colors = anneal(ptr, adjacent, best.colors, best.used - 1, moves, seed, conflicts.plain)
+        if colors is None:
+            break
+        name = best.order.removesuffix(", annealed")
+        best = Found(colors, best.used - 1, f"{name}, annealed", best.lower_bound)
     return best
 
 
@@ -105,15 +133,14 @@ def clique(conflicts: Conflicts) -> int:
     return best
 
 
-def restarts(best: Found, size: int, first_fit: Callable[[Ints], tuple[Ints, int]], effort: Effort) -> Found:
-    """Iterated recolouring and random orders, in turn, until the time is over or the lower bound is reached.
+def restarts(best: Found, size: int, first_fit: Callable[[Ints], tuple[Ints, int]], seed: int, end: float) -> Found:
+    """Iterated recolouring and random orders, in turn, until `end` (of ``perf_counter``) or the lower bound is reached.
 
     Colouring again with the classes of a colouring side by side never takes more colours (Culberson 1992), whatever
     the order of the classes: they are reversed, sorted by size, or shuffled. Every 20 rounds without success a random
     order is the new beginning.
     """
-    rng = np.random.default_rng(effort.seed)
-    end = time.perf_counter() + effort.seconds
+    rng = np.random.default_rng(seed)
     colors, used, since, name = best.colors, best.used, 0, best.order
     while time.perf_counter() < end and best.used > best.lower_bound:
         if since >= 20:

@@ -7,9 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from crelle.colorings._compiled import is_plain, kernel
+from crelle.colorings._compiled import FEW_STEPS, is_plain, kernel
 from crelle.pattern import SparsityPattern
 from crelle.pattern._csr import Ints
+
+#: Chains are long where there are more levels than this, and are then followed step by step.
+_MANY_LEVELS = 50
 
 
 def occurrences(keys: Ints, size: int) -> Ints:
@@ -61,7 +64,10 @@ class Elimination:
     levels: Ints
 
     def run(self, values: Any) -> None:
-        """Carry it out on the raveled products, [places] or [places, batch], in place."""
+        """Carry it out on the raveled products, in place."""
+        if self.levels.size > _MANY_LEVELS and values.dtype.kind in "fc":
+            _subtract(self.source, self.target, values, plain=self.source.size <= FEW_STEPS)
+            return
         for start, stop in zip(self.levels[:-1].tolist(), self.levels[1:].tolist(), strict=True):
             np.subtract.at(values, self.target[start:stop], values[self.source[start:stop]])
 
@@ -105,6 +111,14 @@ def eliminate(pattern: SparsityPattern, colors: Ints) -> tuple[Ints, Elimination
     steps, targets, depth = steps[by_level], targets[by_level], depth[by_level]
     levels = np.searchsorted(depth, np.arange(int(depth.max(initial=-1)) + 2))
     return source[edge], Elimination(source[steps], targets, levels)
+
+
+@kernel(writes="values")
+def _subtract(source: Any, target: Any, values: Any) -> int:
+    """One step after the other."""
+    for k in range(len(source)):
+        values[target[k]] -= values[source[k]]
+    return 0
 
 
 @kernel(writes="source level order")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -148,7 +149,11 @@ def color_graph(pattern: SparsityPattern, wanted: SparsityPattern | None, effort
                 best = Found(colors, used, f"columns, {found.order}", bound)
     if effort.seconds > 0 and best.used > bound:
         better = restarts(
-            Found(*attempt(np.argsort(best.colors, kind="stable")), best.order, bound), graph.size, attempt, effort
+            Found(*attempt(np.argsort(best.colors, kind="stable")), best.order, bound),
+            graph.size,
+            attempt,
+            effort.seed,
+            time.perf_counter() + effort.seconds,
         )
         colors, used = finish(better.colors, substitution)
         if used < best.used:

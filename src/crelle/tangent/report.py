@@ -51,6 +51,9 @@ def lines(call: Call) -> Callable[[], tuple[str, ...]] | None:
         program = call.backend.tangent_program(call)
     except CrelleError:  # f is run anew each time: the notes say why
         return None
+    except Exception as error:  # a plan is no worse for that
+        why = f"not found: {type(error).__name__}"
+        return lambda: (why,)
     if program.rows + program.columns > PRINTED or not (program.rows and program.columns):
         return None
 

@@ -10,7 +10,7 @@ import torch
 from torch import fx
 
 from crelle.backends.torch.lower.pointwise import arguments
-from crelle.backends.torch.lower.walk import Lowering, rule, type_of
+from crelle.backends.torch.lower.walk import Lowering, Tangent, args_of, rule, type_of
 from crelle.backends.torch.rewrite.values import Spec, map_nodes
 from crelle.tangent.program import Dependence, Gather, Lanes, Reduce
 from crelle.tangent.shapes import triangle
@@ -98,7 +98,7 @@ def _settle(low: Lowering, node: fx.Node, source: fx.Node, axes: Sequence[int], 
     alike = low.lanes(Lanes, value, axes, shape, kind)
     replace = {n: torch.zeros(low.shape(n), dtype=torch.int64) for n in unknown}
     before = low.env[source]
-    low.env[source] = type(before)(alike)  # type: ignore[call-arg, arg-type]
+    low.env[source] = Tangent(alike)
     try:
         return run_on_ids(low, node, replace, Dependence.CONSTANT)
     finally:
@@ -111,41 +111,41 @@ def _unknown(low: Lowering, *indices: Any) -> list[fx.Node]:
 
 @rule("gather", "index_select", "take_along_dim")
 def _gather(low: Lowering, node: fx.Node) -> Any:
-    source, axis, index = node.args[:3]
+    source, axis, index = args_of(node)[:3]
     unknown = _unknown(low, index)
     if not unknown:
         return run_on_ids(low, node)
-    return _settle(low, node, source, [axis], unknown)  # type: ignore[list-item, arg-type]
+    return _settle(low, node, source, [axis], unknown)
 
 
 @rule("take")
 def _take(low: Lowering, node: fx.Node) -> Any:
-    source, index = node.args[:2]
+    source, index = args_of(node)[:2]
     unknown = _unknown(low, index)
     if not unknown:
         return run_on_ids(low, node)
-    return _settle(low, node, source, range(len(low.shape(source))), unknown)  # type: ignore[arg-type]
+    return _settle(low, node, source, range(len(low.shape(source))), unknown)
 
 
 @rule("embedding")
 def _embedding(low: Lowering, node: fx.Node) -> Any:
-    source, index = node.args[:2]
+    source, index = args_of(node)[:2]
     unknown = _unknown(low, index)
     if not unknown:
         return run_on_ids(low, node)
-    return _settle(low, node, source, [0], unknown)  # type: ignore[arg-type]
+    return _settle(low, node, source, [0], unknown)
 
 
 @rule("index", "_unsafe_index")
 def _index(low: Lowering, node: fx.Node) -> Any:
-    source, indices = node.args[:2]
-    unknown = _unknown(low, *indices)  # type: ignore[misc]
+    source, indices = args_of(node)[:2]
+    unknown = _unknown(low, *indices)
     if not unknown:
         return run_on_ids(low, node)
     if any(low.spec(n).dtype in (torch.bool, torch.uint8) for n in unknown):
         return low.opaque(node, "a mask that is not known")
-    axes = [k for k, i in enumerate(indices) if i in unknown]  # type: ignore[arg-type]
-    return _settle(low, node, source, axes, unknown)  # type: ignore[arg-type]
+    axes = [k for k, i in enumerate(indices) if i in unknown]
+    return _settle(low, node, source, axes, unknown)
 
 
 def _pool_windows(low: Lowering, unknown: Sequence[fx.Node], shape: Sequence[int], axes: Sequence[int]) -> Csr | None:
@@ -154,8 +154,8 @@ def _pool_windows(low: Lowering, unknown: Sequence[fx.Node], shape: Sequence[int
         return None
     node: Any = unknown[0]
     while isinstance(node, fx.Node) and any(word in str(node.target) for word in ("view", "reshape", "contiguous")):
-        node = node.args[0]
-    source: Any = node.args[0] if isinstance(node, fx.Node) and node.args else None
+        node = args_of(node)[0]
+    source: Any = args_of(node)[0] if isinstance(node, fx.Node) and args_of(node) else None
     name = str(source.target) if isinstance(source, fx.Node) else ""
     axis = axes[0] % len(shape)
     if name.startswith(("aten.cummax", "aten.cummin")) and node is unknown[0]:
@@ -210,12 +210,12 @@ def _destinations(shape: Sequence[int], pick: Any) -> Array:
 def _scatter(low: Lowering, node: fx.Node) -> Any:
     name = str(node.target).split(".")[1]
     shape = low.spec(node).shape
-    base: Any = node.args[0]
+    base: Any = args_of(node)[0]
     if "index_put" in name:
-        indices, source = node.args[1], node.args[2]
-        adds = bool(node.args[3]) if len(node.args) > 3 else False
+        indices, source = args_of(node)[1], args_of(node)[2]
+        adds = bool(args_of(node)[3]) if len(args_of(node)) > 3 else False
     else:
-        indices, source = node.args[2], node.args[3] if len(node.args) > 3 else None
+        indices, source = args_of(node)[2], args_of(node)[3] if len(args_of(node)) > 3 else None
         adds = name in ("scatter_add", "index_add")
     if name == "scatter_reduce" or (name == "scatter" and "reduce" in str(node.target)):
         return low.opaque(node, "no rule")
@@ -225,7 +225,7 @@ def _scatter(low: Lowering, node: fx.Node) -> Any:
     value, into = low.tangent(base), low.tangent(source)
     if unknown:
         return _scattered_anywhere(low, node, name, value, into, source, unknown, kind)
-    axis: Any = node.args[1]
+    axis: Any = args_of(node)[1]
 
     def pick(places: torch.Tensor) -> torch.Tensor:
         if "index_put" in name:
@@ -265,7 +265,7 @@ def _scattered_anywhere(
             spread = low.lanes(Lanes, into, axes, (1,) * len(axes), kind)
             parts.append(low.moved(spread, lambda a: np.broadcast_to(a.reshape(()), shape), shape))
         else:
-            axis = int(node.args[1]) % max(len(shape), 1)  # type: ignore[call-overload]
+            axis = int(args_of(node)[1]) % max(len(shape), 1)
             window = low.shape(unknown[0]) if name.startswith("scatter") else low.shape(source)
             if low.shape(source) != tuple(window):
                 corner = tuple(slice(0, s) for s in window)
@@ -283,7 +283,7 @@ def _scattered_anywhere(
 
 @rule("embedding_dense_backward")
 def _embedding_backward(low: Lowering, node: fx.Node) -> Any:
-    gradient, index = node.args[:2]
+    gradient, index = args_of(node)[:2]
     value, shape = low.tangent(gradient), low.spec(node).shape
     assert value is not None
     known = low.known(index)

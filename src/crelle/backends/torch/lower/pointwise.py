@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import fx
 
-from crelle.backends.torch.lower.walk import Lowering, rule
+from crelle.backends.torch.lower.walk import Lowering, args_of, rule
 from crelle.backends.torch.rewrite.values import Spec
 from crelle.tangent.program import Dependence
 
@@ -20,7 +20,7 @@ def is_pointwise(node: fx.Node) -> bool:
 
 def arguments(node: fx.Node) -> list[Any]:
     """All arguments, positional and by keyword."""
-    return [*node.args, *node.kwargs.values()]
+    return [*args_of(node), *node.kwargs.values()]
 
 
 def _out(low: Lowering, node: fx.Node) -> tuple[int, ...]:
@@ -40,7 +40,7 @@ def _same(low: Lowering, node: fx.Node) -> Any:
     if not _inexact(low.spec(node)):
         return None
     parts: list[int | None] = []
-    for a in node.args[:2]:
+    for a in args_of(node)[:2]:
         value = low.tangent(a)
         parts.append(None if value is None else low.spread(value, shape))
     return low.added(parts)
@@ -48,7 +48,7 @@ def _same(low: Lowering, node: fx.Node) -> Any:
 
 @rule("mul", "div", "true_divide")
 def _multiply(low: Lowering, node: fx.Node) -> Any:
-    a, b = node.args[:2]
+    a, b = args_of(node)[:2]
     left, right = low.tangent(a), low.tangent(b)
     product = "mul" in str(node.target)
     if (left is not None) == (right is not None) or (right is not None and not product):
@@ -60,23 +60,23 @@ def _multiply(low: Lowering, node: fx.Node) -> Any:
 
 @rule("where")
 def _where(low: Lowering, node: fx.Node) -> Any:
-    mask = low.known(node.args[0])
+    mask = low.known(args_of(node)[0])
     keep = None if mask is None else mask.cpu().numpy()
     parts: list[int | None] = []
-    for a, kept in ((node.args[1], keep), (node.args[2], None if keep is None else ~keep)):
+    for a, kept in ((args_of(node)[1], keep), (args_of(node)[2], None if keep is None else ~keep)):
         value = low.tangent(a)
-        parts.append(None if value is None else low.scaled(value, low.kind(node.args[0]), kept, _out(low, node)))
+        parts.append(None if value is None else low.scaled(value, low.kind(args_of(node)[0]), kept, _out(low, node)))
     return low.added(parts)
 
 
 @rule("masked_fill")
 def _masked_fill(low: Lowering, node: fx.Node) -> Any:
-    mask = low.known(node.args[1])
+    mask = low.known(args_of(node)[1])
     keep = None if mask is None else ~mask.cpu().numpy()
     parts: list[int | None] = []
-    for a, kept in ((node.args[0], keep), (node.args[2], None if keep is None else ~keep)):
+    for a, kept in ((args_of(node)[0], keep), (args_of(node)[2], None if keep is None else ~keep)):
         value = low.tangent(a)
-        parts.append(None if value is None else low.scaled(value, low.kind(node.args[1]), kept, _out(low, node)))
+        parts.append(None if value is None else low.scaled(value, low.kind(args_of(node)[1]), kept, _out(low, node)))
     return low.added(parts)
 
 
@@ -99,7 +99,7 @@ def _each(low: Lowering, node: fx.Node) -> Any:
 
 @rule("view_as_real")
 def _view_as_real(low: Lowering, node: fx.Node) -> Any:
-    value = low.tangent(node.args[0])
+    value = low.tangent(args_of(node)[0])
     assert value is not None
     shape = _out(low, node)
     return low.moved(value, lambda a: np.broadcast_to(a[..., None], shape), shape)
@@ -115,5 +115,5 @@ def _nothing(low: Lowering, node: fx.Node) -> Any:
 
 @rule("fill")
 def _fill(low: Lowering, node: fx.Node) -> Any:
-    value = low.tangent(node.args[1]) if len(node.args) > 1 else None
+    value = low.tangent(args_of(node)[1]) if len(args_of(node)) > 1 else None
     return None if value is None else low.scaled(value, Dependence.CONSTANT, None, _out(low, node))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import fx
 
-from crelle.backends.torch.lower.walk import Lowering, rule, type_of
+from crelle.backends.torch.lower.walk import Lowering, args_of, rule, type_of
 from crelle.tangent.program import Contract, Dependence, Lanes, Mix, Reduce
 from crelle.tangent.shapes import product, triangle
 
@@ -22,10 +22,10 @@ def _axes(value: Any, rank: int) -> list[int]:
 
 @rule("sum", "mean", "nansum")
 def _sum(low: Lowering, node: fx.Node) -> Any:
-    value = low.tangent(node.args[0])
+    value = low.tangent(args_of(node)[0])
     assert value is not None
-    shape = low.shape(node.args[0])
-    dims = node.args[1] if len(node.args) > 1 and not hasattr(node.args[1], "is_floating_point") else None
+    shape = low.shape(args_of(node)[0])
+    dims = args_of(node)[1] if len(args_of(node)) > 1 and not hasattr(args_of(node)[1], "is_floating_point") else None
     axes = _axes(dims if isinstance(dims, (int, tuple, list)) else None, len(shape))
     out = low.spec(node).shape
     if not shape:
@@ -37,9 +37,9 @@ def _sum(low: Lowering, node: fx.Node) -> Any:
 
 @rule("trace")
 def _trace(low: Lowering, node: fx.Node) -> Any:
-    value = low.tangent(node.args[0])
+    value = low.tangent(args_of(node)[0])
     assert value is not None
-    size = min(low.shape(node.args[0]))
+    size = min(low.shape(args_of(node)[0]))
     diagonal = low.moved(value, lambda a: np.diagonal(a).copy(), (size,))
     summed = low.lanes(Reduce, diagonal, [0], (1,), Dependence.CONSTANT)
     return low.moved(summed, lambda a: a.reshape(()), ())
@@ -47,11 +47,11 @@ def _trace(low: Lowering, node: fx.Node) -> Any:
 
 def along(low: Lowering, node: fx.Node, make: type[Mix], pattern_of: Any, kind: Dependence) -> Any:
     """A mix along one axis that keeps its length; ``pattern_of`` its length gives the CSR pattern."""
-    value, shape = low.tangent(node.args[0]), low.shape(node.args[0])
+    value, shape = low.tangent(args_of(node)[0]), low.shape(args_of(node)[0])
     assert value is not None
     if not shape:
         return value
-    axis = int(node.args[1]) % len(shape)  # type: ignore[call-overload]
+    axis = int(args_of(node)[1]) % len(shape)
     return low.mixed(make, value, axis, pattern_of(shape[axis]), shape[axis], kind)
 
 
@@ -67,30 +67,30 @@ def _cumulative(low: Lowering, node: fx.Node) -> Any:
 
 @rule("_softmax_backward_data", "_log_softmax_backward_data")
 def _softmax_backward(low: Lowering, node: fx.Node) -> Any:
-    gradient, output, axis = node.args[:3]
+    gradient, output, axis = args_of(node)[:3]
     value = low.tangent(gradient)
     if value is None or low.tangent(output) is not None:
         return low.opaque(node, "not linear in its operands")
     shape = low.shape(gradient)
     if not shape:
         return low.scaled(value, low.kind(output))
-    return low.lanes(Lanes, value, [int(axis)], shape, low.kind(output))  # type: ignore[call-overload]
+    return low.lanes(Lanes, value, [int(axis)], shape, low.kind(output))
 
 
 @rule("native_layer_norm_backward", "native_group_norm_backward", "native_batch_norm_backward")
 def _norm_backward(low: Lowering, node: fx.Node) -> Any:
     """Of the input over the axes that are normalised; of weight and bias over the others."""
-    gradient = node.args[0]
+    gradient = args_of(node)[0]
     value = low.tangent(gradient)
-    if value is None or any(low.tangent(a) is not None for a in node.args[1:] if isinstance(a, fx.Node)):
+    if value is None or any(low.tangent(a) is not None for a in args_of(node)[1:] if isinstance(a, fx.Node)):
         return low.opaque(node, "not linear in its operands")
-    shape, kind = low.shape(gradient), low.kind(*node.args[1:])
+    shape, kind = low.shape(gradient), low.kind(*args_of(node)[1:])
     rank, name = len(shape), str(node.target)
     specs: Any = low_specs(node)
     if "layer" in name:
-        normal = list(range(rank - len(node.args[2]), rank))  # type: ignore[arg-type]
+        normal = list(range(rank - len(args_of(node)[2]), rank))
     elif "batch" in name:
-        normal = [] if node.args[7] is False else [a for a in range(rank) if a != 1]
+        normal = [] if args_of(node)[7] is False else [a for a in range(rank) if a != 1]
     else:
         return _group_norm_backward(low, node, value, kind, specs)
     rest = [a for a in range(rank) if a not in (normal if "layer" in name else [1])]
@@ -106,8 +106,8 @@ def _norm_backward(low: Lowering, node: fx.Node) -> Any:
 
 
 def _group_norm_backward(low: Lowering, node: fx.Node, value: int, kind: Dependence, specs: Any) -> Any:
-    shape = low.shape(node.args[0])
-    batch, channels, groups = shape[0], shape[1], int(node.args[8])  # type: ignore[call-overload]
+    shape = low.shape(args_of(node)[0])
+    batch, channels, groups = shape[0], shape[1], int(args_of(node)[8])
     split = low.moved(value, lambda a: a.reshape(batch, groups, -1), (batch, groups, int(np.prod(shape[1:])) // groups))
     lane = low.lanes(Lanes, split, [2], low.program.types[split].shape, kind)
     results: list[int | None] = [low.moved(lane, lambda a: a.reshape(shape), shape)]
@@ -155,7 +155,7 @@ def multiplied(low: Lowering, name: str, a: Any, b: Any, out: tuple[int, ...], d
 
 @rule("mm", "bmm", "mv", "dot", "vdot", "outer")
 def _product(low: Lowering, node: fx.Node) -> Any:
-    a, b = node.args[:2]
+    a, b = args_of(node)[:2]
     if low.tangent(a) is not None and low.tangent(b) is not None:
         return low.opaque(node, "not linear in its operands")
     spec = low.spec(node)
@@ -164,7 +164,7 @@ def _product(low: Lowering, node: fx.Node) -> Any:
 
 @rule("addmm", "baddbmm", "addmv")
 def _sum_and_product(low: Lowering, node: fx.Node) -> Any:
-    c, a, b = node.args[:3]
+    c, a, b = args_of(node)[:3]
     if low.tangent(a) is not None and low.tangent(b) is not None:
         return low.opaque(node, "not linear in its operands")
     spec, name = low.spec(node), {"addmm": "mm", "baddbmm": "bmm", "addmv": "mv"}[str(node.target).split(".")[1]]
@@ -178,9 +178,9 @@ def _sum_and_product(low: Lowering, node: fx.Node) -> Any:
 
 @rule("_fft_c2c", "_fft_r2c", "_fft_c2r")
 def _fft(low: Lowering, node: fx.Node) -> Any:
-    value, shape = low.tangent(node.args[0]), low.shape(node.args[0])
+    value, shape = low.tangent(args_of(node)[0]), low.shape(args_of(node)[0])
     assert value is not None
-    axes = _axes(node.args[1], len(shape))
+    axes = _axes(args_of(node)[1], len(shape))
     out = low.spec(node).shape
     kept = tuple(1 if a in axes else s for a, s in enumerate(shape))
     return low.spread(low.lanes(Lanes, value, axes, kept, Dependence.CONSTANT), out)
@@ -197,7 +197,7 @@ def _solved(low: Lowering, value: int, axis: int, out: tuple[int, ...], kind: De
 @rule("linalg_solve_triangular", "triangular_solve")
 def _triangular(low: Lowering, node: fx.Node) -> Any:
     name = str(node.target)
-    matrix, b = (node.args[0], node.args[1]) if "linalg" in name else (node.args[1], node.args[0])
+    matrix, b = (args_of(node)[0], args_of(node)[1]) if "linalg" in name else (args_of(node)[1], args_of(node)[0])
     value = low.tangent(b)
     if value is None or low.tangent(matrix) is not None:
         return low.opaque(node, "not linear in its operands")
@@ -214,8 +214,8 @@ def _triangular(low: Lowering, node: fx.Node) -> Any:
 def _lu_solve(low: Lowering, node: fx.Node) -> Any:
     name = str(node.target).split(".")[1]
     place = {"linalg_lu_solve": 2, "cholesky_solve": 0, "linalg_solve": 1, "lu_solve": 0}[name]
-    value = low.tangent(node.args[place])
-    others = [a for k, a in enumerate(node.args) if k != place]
+    value = low.tangent(args_of(node)[place])
+    others = [a for k, a in enumerate(args_of(node)) if k != place]
     if value is None or any(low.tangent(a) is not None for a in others):
         return low.opaque(node, "not linear in its operands")
     left = bool(node.kwargs.get("left", True))
@@ -226,7 +226,7 @@ def _lu_solve(low: Lowering, node: fx.Node) -> Any:
 
 @rule("_linalg_solve_ex", "linalg_solve_ex")
 def _solve_ex(low: Lowering, node: fx.Node) -> Any:
-    matrix, b = node.args[:2]
+    matrix, b = args_of(node)[:2]
     value = low.tangent(b)
     specs = low_specs(node)
     if value is None or low.tangent(matrix) is not None:
@@ -239,10 +239,10 @@ def _solve_ex(low: Lowering, node: fx.Node) -> Any:
 
 @rule("_cdist_backward")
 def _cdist_backward(low: Lowering, node: fx.Node) -> Any:
-    value, shape = low.tangent(node.args[0]), low.shape(node.args[0])
-    if value is None or any(low.tangent(a) is not None for a in node.args[1:]):
+    value, shape = low.tangent(args_of(node)[0]), low.shape(args_of(node)[0])
+    if value is None or any(low.tangent(a) is not None for a in args_of(node)[1:]):
         return low.opaque(node, "not linear in its operands")
-    lane = low.lanes(Lanes, value, [-1], (*shape[:-1], 1), low.kind(*node.args[1:]))
+    lane = low.lanes(Lanes, value, [-1], (*shape[:-1], 1), low.kind(*args_of(node)[1:]))
     return low.spread(lane, low.spec(node).shape)
 
 
@@ -250,7 +250,7 @@ def _cdist_backward(low: Lowering, node: fx.Node) -> Any:
       "linalg_lu_factor_ex", "_linalg_det", "_linalg_slogdet", "linalg_lu", "inverse")  # fmt: skip
 def _matrices(low: Lowering, node: fx.Node) -> Any:
     """Anything that is done matrix by matrix: dense inside each."""
-    value, shape = low.tangent(node.args[0]), low.shape(node.args[0])
+    value, shape = low.tangent(args_of(node)[0]), low.shape(args_of(node)[0])
     assert value is not None
     lane = low.lanes(Lanes, value, [-2, -1], (*shape[:-2], 1, 1), Dependence.VARYING)
     specs = low_specs(node)

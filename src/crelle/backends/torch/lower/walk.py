@@ -82,25 +82,25 @@ class Lowering:
                 self.env[node] = next(inputs)
             elif node.op == "get_attr":
                 tensor = attribute_of(self.module, node)
-                self.env[node] = Primal(Dependence.CONSTANT, lambda t=tensor: t)
+                self.env[node] = Primal(Dependence.CONSTANT, _given(tensor))
             elif node.op == "output":
                 results: Any = node.args[0]
                 return [
-                    self.env[r] if isinstance(r, fx.Node) else Primal(Dependence.CONSTANT, lambda r=r: r)
-                    for r in results
+                    self.env[r] if isinstance(r, fx.Node) else Primal(Dependence.CONSTANT, _given(r)) for r in results
                 ]
             else:
                 self.env[node] = self._node(node)
         raise AssertionError("a graph without output")
 
     def _node(self, node: fx.Node) -> Entry:
+        arguments: Any = node.args
         if node.target is operator.getitem:
-            source, index = node.args
-            entry = self.env[source]  # type: ignore[index]
+            entry, index = self.env[arguments[0]], arguments[1]
             if isinstance(entry, Several):
-                return entry.items[index]  # type: ignore[index, no-any-return]
+                return entry.items[index]  # type: ignore[no-any-return]
             assert isinstance(entry, Primal)
-            return Primal(entry.kind, None if entry.value is None else lambda: entry.value()[index])  # type: ignore[misc, index]
+            whole = entry.value
+            return Primal(entry.kind, None if whole is None else lambda: whole()[index])
         entries = [self.env[n] for n in node.all_input_nodes]
         if not any(isinstance(e, Tangent) for e in entries):
             return self._primal(node, entries)
@@ -202,7 +202,7 @@ class Lowering:
         self.program.maps.append(make(operands=tuple(operands), results=(result,), **fields))
         return result
 
-    def type(self, value: int) -> ArrayType:
+    def type_of(self, value: int) -> ArrayType:
         """The type of a value."""
         return self.program.types[value]
 
@@ -283,6 +283,10 @@ class Lowering:
         return results[0] if isinstance(spec, Spec) else results
 
 
+def _given(value: Any) -> Callable[[], Any]:
+    return lambda: value
+
+
 def _lazily(compute: Callable[[], Any]) -> Callable[[], Any]:
     kept: list[Any] = []
 
@@ -292,6 +296,11 @@ def _lazily(compute: Callable[[], Any]) -> Callable[[], Any]:
         return kept[0]
 
     return value
+
+
+def args_of(node: fx.Node) -> Any:
+    """The positional arguments, nodes where they are tensors."""
+    return node.args
 
 
 def name_of(node: fx.Node) -> str:

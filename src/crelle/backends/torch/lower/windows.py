@@ -11,7 +11,7 @@ from torch import fx
 
 from crelle._arrays import ArrayType
 from crelle.backends.torch.lower.reduce import low_specs
-from crelle.backends.torch.lower.walk import Lowering, rule, type_of
+from crelle.backends.torch.lower.walk import Lowering, args_of, rule, type_of
 from crelle.backends.torch.rewrite.values import map_nodes
 from crelle.tangent.program import Contract, Dependence, Lanes, Reduce
 from crelle.tangent.shapes import csr, transposed, window_axis, window_reads
@@ -111,11 +111,11 @@ def _used(low: Lowering, weight: Any, c: _Conv) -> Array | None:
 
 @rule("convolution", "_convolution", "mkldnn_convolution")
 def _convolution(low: Lowering, node: fx.Node) -> Any:
-    image, weight, bias = node.args[:3]
-    if len(node.args) < 9:
+    image, weight, bias = args_of(node)[:3]
+    if len(args_of(node)) < 9:
         return low.opaque(node, "no rule")
     shape = low.spec(node).shape
-    c = _Conv(low.shape(image), low.shape(weight), shape, node.args[3:9])
+    c = _Conv(low.shape(image), low.shape(weight), shape, args_of(node)[3:9])
     if low.tangent(image) is not None and low.tangent(weight) is not None:
         return low.opaque(node, "not linear in its operands")
     parts: list[int | None] = []
@@ -154,7 +154,7 @@ def _through_weight(low: Lowering, value: int, c: _Conv, shape: tuple[int, ...],
 
 @rule("convolution_backward")
 def _convolution_backward(low: Lowering, node: fx.Node) -> Any:
-    gradient, image, weight, _, *numbers, mask = node.args
+    gradient, image, weight, _, *numbers, mask = args_of(node)
     specs = low_specs(node)
     c = _Conv(low.shape(image), low.shape(weight), low.shape(gradient), numbers)
     g, x, w = low.tangent(gradient), low.tangent(image), low.tangent(weight)
@@ -207,10 +207,10 @@ def _to_weight(low: Lowering, value: int, c: _Conv, shape: tuple[int, ...], grad
 
 def pool_pattern(low: Lowering, node: fx.Node, results: int, size: int) -> Csr | None:
     """CSR of [results, size]: the windows of a maximum pool, both sides flattened."""
-    args = [*node.args, *[None] * 6]
+    args = [*args_of(node), *[None] * 6]
     shape, out = low.shape(args[0]), low.spec(node, 0).shape
     window = _each(args[1], 2)
-    stride = _each(args[2], 2) if args[2] else window  # type: ignore[arg-type]
+    stride = _each(args[2], 2) if args[2] else window
     padding, dilation = _each(args[3] or 0, 2), _each(args[4] or 1, 2)
     axes = [(shape[-2 + k], window[k], stride[k], padding[k], dilation[k], out[-2 + k]) for k in range(2)]
     reads = window_reads(axes)
@@ -222,16 +222,16 @@ def pool_pattern(low: Lowering, node: fx.Node, results: int, size: int) -> Csr |
 
 @rule("max_pool2d_with_indices_backward")
 def _max_pool_backward(low: Lowering, node: fx.Node) -> Any:
-    gradient, image = node.args[:2]
+    gradient, image = args_of(node)[:2]
     value = low.tangent(gradient)
     if value is None:
         return low.opaque(node, "not linear in its operands")
-    args = [*node.args[2:], *[None] * 6]
+    args = [*args_of(node)[2:], *[None] * 6]
     shape, out = low.shape(image), low.shape(gradient)
     window = _each(args[0], 2)
     stride = _each(args[1], 2) if args[1] else window
     padding, dilation = _each(args[2] or 0, 2), _each(args[3] or 1, 2)
-    kind = max(low.kind(*node.args[1:]), Dependence.CONSTANT)
+    kind = max(low.kind(*args_of(node)[1:]), Dependence.CONSTANT)
     for k in (-2, -1):
         pattern = window_axis(shape[k], window[k], stride[k], (padding[k], padding[k]), 1, dilation[k], out[k])
         value = low.mixed(Reduce, value, k, transposed(pattern, shape[k]), shape[k], kind)
