@@ -24,13 +24,25 @@ def tangent_program(call: Call, known: bool = False) -> TangentProgram:
     Raises:
         CrelleTypeError: f cannot be recorded in any mode.
     """
-    from crelle.backends.torch.lower import lower
+    from crelle.backends.torch.lowering import lower
 
     flat = FlatFunction(call)
-    why = "inside a transformation" if call.abstract else modules.unsupported_tensor(flat.leaves)
-    if why:
-        raise _untraceable(call, why)
-    dynamic = run.plain_leaves(flat.dynamic)
+    shapes_only = any(map(is_shape, flat.dynamic))
+    if known and shapes_only:
+        raise CrelleTypeError(
+            describe(
+                f"{call.text}: local=True reads the values of the arguments, and there are none",
+                called=types_text(call.inputs, call.names),
+                try_="pass tensors with values",
+            )
+        )
+    if shapes_only:
+        dynamic = [_filled(leaf) if is_shape(leaf) else leaf for leaf in flat.dynamic]
+    else:
+        why = "inside a transformation" if call.abstract else modules.unsupported_tensor(flat.leaves)
+        if why:
+            raise _untraceable(call, why)
+        dynamic = run.plain_leaves(flat.dynamic)
     with torch.no_grad(), watch.tracing():
         outputs = tuple(type_of(o) for o in flat(*[leaf.clone() for leaf in dynamic])[0])
     hessian = call.request.kind == "hessian"
@@ -41,17 +53,26 @@ def tangent_program(call: Call, known: bool = False) -> TangentProgram:
     failure: Exception | None = None
     modes = ["forward-over-reverse", "reverse-over-reverse"] if hessian else ["forward", "reverse"]
     for mode in [m for m in modes if call.request.mode in ("auto", m)] or modes:
-        for plain in (False, True):  # before another direction: fused kernels tell less of what they read
+        # fused kernels tell less of what they read; the tape is for functions that functorch refuses
+        for plain, tape in ((False, False), (True, False), (False, True)):
+            if tape and mode == "forward":
+                continue
             try:
                 with run.plain_kernels() if plain else contextlib.nullcontext():
-                    module = _record(call, flat, dynamic, outputs, mode)
+                    module = _record(call, flat, dynamic, outputs, mode, tape)
             except CrelleError:
                 raise
+            except programs.Untraceable as error:
+                raise _untraceable(call, str(error)) from None
             except Exception as error:
                 if programs.needs_values(error):
                     raise _untraceable(call, f"control flow that depends on values ({type(error).__name__})") from None
                 failure = failure or error
                 continue
+            if not mode.startswith("reverse") and (name := _custom(module, active)):
+                failure = failure or RuntimeError(f"{name} may have no forward rule, and would silently give zeros")
+                break
+            module = graph.optimise(module)
             values = [leaf if known else None for leaf in dynamic]
             turned = mode in ("reverse", "reverse-over-reverse")
             made = call.inputs if turned or hessian else outputs
@@ -59,10 +80,21 @@ def tangent_program(call: Call, known: bool = False) -> TangentProgram:
     raise _untraceable(call, f"{type(failure).__name__}: {failure}".split("\n")[0])
 
 
+def is_shape(leaf: Any) -> bool:
+    """Whether a tensor has a shape and no values: it is fake, or on the meta device."""
+    return type(leaf).__name__ == "FakeTensor" or bool(getattr(leaf, "is_meta", False))
+
+
+def _filled(leaf: Any) -> torch.Tensor:
+    """A tensor like one that has no values: what f records of it cannot depend on them."""
+    return torch.full(tuple(leaf.shape), 0.5 if leaf.is_floating_point() else 0, dtype=leaf.dtype)
+
+
 def _record(
-    call: Call, flat: FlatFunction, dynamic: list[Any], outputs: tuple[ArrayType, ...], mode: str
-) -> fx.GraphModule:
-    """(arrays, seeds) -> products, as an aten graph without writes."""
+    call: Call, flat: FlatFunction, dynamic: list[Any], outputs: tuple[ArrayType, ...], mode: str,
+    tape: bool,
+) -> fx.GraphModule:  # fmt: skip
+    """(arrays, seeds) -> products, as an aten graph."""
     hessian, active, count = call.request.kind == "hessian", flat.active, len(dynamic)
     seeded = outputs if mode == "reverse" else call.inputs
     device = dynamic[0].device if dynamic else None
@@ -72,12 +104,24 @@ def _record(
         passive = arrays[active:count]
         _, linear, _ = run.linear_map(
             lambda *leaves: flat(*leaves, *passive), list(arrays[:active]), call.inputs, outputs, mode,
-            hessian=hessian, tape=False,
+            hessian=hessian, tape=tape,
         )  # fmt: skip
         return list(linear(*arrays[count:]))
 
     with watch.tracing():
-        return graph.optimise(programs.traced(one_pass, [*dynamic, *seeds]))
+        return programs.traced(one_pass, [*dynamic, *seeds])
+
+
+def _custom(module: fx.GraphModule, active: int) -> str:
+    """An operation that is not torch's own and reads what is differentiated: ``torch.func.jvp`` ignores it silently."""
+    depends: set[fx.Node] = set(list(module.graph.find_nodes(op="placeholder"))[:active])
+    for node in module.graph.nodes:
+        if any(n in depends for n in node.all_input_nodes):
+            depends.add(node)
+            namespace = getattr(node.target, "namespace", "aten")
+            if node.op == "call_function" and namespace not in ("aten", "prims", "prim"):
+                return str(node.target)
+    return ""
 
 
 def _untraceable(call: Call, why: str) -> CrelleTypeError:

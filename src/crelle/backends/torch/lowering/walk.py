@@ -1,0 +1,309 @@
+"""Walking an aten graph of arrays and seeds: what is known, what varies, and what is linear in the seeds."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+
+from crelle._arrays import ArrayType
+from crelle.backends.torch.codegen import attribute_of
+from crelle.backends.torch.cost import node_cost, spec_of_node
+from crelle.backends.torch.rewrite.values import Spec, is_random, map_nodes
+from crelle.tangent.program import Add, Dependence, Gather, LinearMap, Mix, Move, Opaque, Scale, TangentProgram
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Primal:
+    """A value that does not depend on the seeds; ``value`` computes it if it can be known."""
+
+    kind: Dependence
+    value: Callable[[], Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tangent:
+    """A value that is linear in the seeds; ``value=None`` is zero."""
+
+    value: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Several:
+    """The results of an operation that returns a tuple."""
+
+    items: tuple[Any, ...]
+
+
+Entry = Primal | Tangent | Several
+Rule = Callable[["Lowering", fx.Node], Any]
+#: By overload packet. A rule returns the id of the result, ``None`` for zero, or a list of these for several results.
+RULES: dict[Any, Rule] = {}
+
+
+def rule(*names: str) -> Callable[[Rule], Rule]:
+    """Declare how operations of these names become linear maps; a name that this torch lacks is left out."""
+
+    def declare(function: Rule) -> Rule:
+        for name in names:
+            packet = getattr(torch.ops.aten, name, None)
+            if packet is not None:
+                RULES[packet] = function
+        return function
+
+    return declare
+
+
+def type_of(spec: Spec) -> ArrayType:
+    """The type of a tensor of which only the spec is known."""
+    return ArrayType(str(spec.dtype).removeprefix("torch."), spec.shape)
+
+
+class Lowering:
+    """Turns the part of an aten graph that depends on seeds into a :class:`TangentProgram`."""
+
+    def __init__(self, module: fx.GraphModule, program: TangentProgram) -> None:
+        self.module, self.program = module, program
+        self.env: dict[fx.Node, Entry] = {}
+        self._equation: tuple[str, float, float] = ("", 0.0, 0.0)
+
+    def run(self, given: Sequence[Entry]) -> list[Entry]:
+        """Walk the nodes; returns what the results are."""
+        inputs = iter(given)
+        for node in self.module.graph.nodes:
+            if node.op == "placeholder":
+                self.env[node] = next(inputs)
+            elif node.op == "get_attr":
+                tensor = attribute_of(self.module, node)
+                self.env[node] = Primal(Dependence.CONSTANT, _given(tensor))
+            elif node.op == "output":
+                results: Any = node.args[0]
+                return [
+                    self.env[r] if isinstance(r, fx.Node) else Primal(Dependence.CONSTANT, _given(r)) for r in results
+                ]
+            else:
+                self.env[node] = self._node(node)
+        raise AssertionError("a graph without output")
+
+    def _node(self, node: fx.Node) -> Entry:
+        arguments: Any = node.args
+        if node.target is operator.getitem:
+            entry, index = self.env[arguments[0]], arguments[1]
+            if isinstance(entry, Several):
+                return entry.items[index]  # type: ignore[no-any-return]
+            assert isinstance(entry, Primal)
+            whole = entry.value
+            return Primal(entry.kind, None if whole is None else lambda: whole()[index])
+        entries = [self.env[n] for n in node.all_input_nodes]
+        if not any(isinstance(e, Tangent) for e in entries):
+            return self._primal(node, entries)
+        if not any(isinstance(e, Tangent) and e.value is not None for e in entries):
+            return self._zeros(node)
+        flops, moved = node_cost(node)
+        self._equation = (name_of(node), flops, moved)
+        found = self._rule(node)(self, node)
+        if isinstance(found, list):
+            return Several(tuple(e if isinstance(e, Primal) else Tangent(e) for e in found))
+        return Tangent(found)
+
+    def _rule(self, node: fx.Node) -> Rule:
+        from crelle.backends.torch.lowering.unknown import fallback, users
+
+        packet = getattr(node.target, "overloadpacket", node.target)
+        return users(node) or RULES.get(packet) or fallback(node)
+
+    def _zeros(self, node: fx.Node) -> Entry:
+        spec = spec_of_node(node)
+        return Tangent(None) if isinstance(spec, Spec) or spec is None else Several((Tangent(None),) * len(spec))
+
+    def _primal(self, node: fx.Node, entries: Sequence[Entry]) -> Entry:
+        primal = [e for e in entries if isinstance(e, Primal)]
+        kind = max((e.kind for e in primal), default=Dependence.CONSTANT)
+        if is_random(node.target):
+            return Primal(Dependence.VARYING)
+        if len(primal) < len(entries) or any(e.value is None for e in primal):
+            return Primal(kind)
+        return Primal(kind, _lazily(lambda: self.evaluate(node)))
+
+    def evaluate(self, node: fx.Node) -> Any:
+        """Run an operation all of whose operands are known."""
+
+        def value(n: fx.Node) -> Any:
+            entry = self.env[n]
+            assert isinstance(entry, Primal) and entry.value is not None
+            return entry.value()
+
+        args, kwargs = map_nodes(node.args, value), map_nodes(node.kwargs, value)
+        with torch.no_grad():
+            target: Any = node.target
+            return target(*args, **kwargs)
+
+    # -- what rules use
+
+    def tangent(self, argument: Any) -> int | None:
+        """The value that an argument is, if it is a tangent that is not zero."""
+        entry = self.env.get(argument) if isinstance(argument, fx.Node) else None
+        return entry.value if isinstance(entry, Tangent) else None
+
+    def kind(self, *arguments: Any) -> Dependence:
+        """What coefficients among the arguments depend on."""
+        found = Dependence.CONSTANT
+        for a in arguments:
+            entry = self.env.get(a) if isinstance(a, fx.Node) else None
+            if isinstance(entry, Primal):
+                found = max(found, entry.kind)
+            elif isinstance(a, (tuple, list)):
+                found = max(found, self.kind(*a))
+        return found
+
+    def known(self, argument: Any) -> Any:
+        """The value of an argument that is no tangent, ``None`` if it is not known before f is run."""
+        if not isinstance(argument, fx.Node):
+            return argument
+        entry = self.env[argument]
+        return entry.value() if isinstance(entry, Primal) and entry.value is not None else None
+
+    def keep(self, argument: Any) -> Array | None:
+        """False where a coefficient is known to be zero; ``None`` if that is nowhere known."""
+        value = self.known(argument)
+        if value is None:
+            return None
+        nonzero = np.asarray(value.detach().cpu().ne(0).numpy() if isinstance(value, torch.Tensor) else value != 0)
+        return None if nonzero.all() else nonzero
+
+    def shape(self, argument: Any) -> tuple[int, ...]:
+        """The shape of an argument; of a number, ``()``."""
+        if not isinstance(argument, fx.Node):
+            return tuple(argument.shape) if isinstance(argument, torch.Tensor) else ()
+        spec = spec_of_node(argument)
+        assert isinstance(spec, Spec)
+        return spec.shape
+
+    def spec(self, node: fx.Node, item: int | None = None) -> Spec:
+        """The spec of the result of a node, or of one of its results."""
+        found = spec_of_node(node)
+        found = found if item is None else found[item]
+        assert isinstance(found, Spec)
+        return found
+
+    def emit(self, make: type[LinearMap], operands: Sequence[int | None], type_: ArrayType, **fields: Any) -> int:
+        """Append a map with one result; its name and cost are those of the operation."""
+        name, flops, moved = self._equation
+        self._equation = (name, 0.0, 0.0)  # an operation is paid once, however many maps it becomes
+        result = self.program.value(type_)
+        fields = {"name": name, "flops": flops, "bytes": moved, **fields}
+        self.program.maps.append(make(operands=tuple(operands), results=(result,), **fields))
+        return result
+
+    def type_of(self, value: int) -> ArrayType:
+        """The type of a value."""
+        return self.program.types[value]
+
+    def moved(self, value: int, move: Move, shape: Sequence[int], kind: Dependence = Dependence.CONSTANT) -> int:
+        """One value, moved."""
+        type_ = ArrayType(self.program.types[value].dtype, tuple(shape))
+        return self.emit(Gather, [value], type_, move=move, dependence=kind)
+
+    def spread(self, value: int, shape: Sequence[int]) -> int:
+        """A value broadcast to a shape."""
+        shape = tuple(shape)
+        if self.program.types[value].shape == shape:
+            return value
+        return self.moved(value, lambda a: np.broadcast_to(a, shape), shape)
+
+    def scaled(
+        self, value: int, kind: Dependence, keep: Array | None = None, shape: Sequence[int] | None = None
+    ) -> int:
+        """A value times a coefficient, broadcast to ``shape`` first."""
+        value = value if shape is None else self.spread(value, shape)
+        return self.emit(Scale, [value], self.program.types[value], keep=keep, dependence=kind)
+
+    def added(self, values: Sequence[int | None], kind: Dependence = Dependence.CONSTANT) -> int | None:
+        """The sum of some values."""
+        some = [v for v in values if v is not None]
+        if len(some) < 2:
+            return some[0] if some else None
+        return self.emit(Add, some, self.program.types[some[0]], dependence=kind)
+
+    def mixed(
+        self, make: type[Mix], value: int, axis: int, pattern: Any, size: int, kind: Dependence, **fields: Any
+    ) -> int:
+        """A mix along one axis, which becomes ``size`` long; ``pattern=None`` makes all of it equal."""
+        shape = self.program.types[value].shape
+        axis %= len(shape)
+        rest = shape[:axis] + shape[axis + 1 :]
+        new = (*shape[:axis], size, *shape[axis + 1 :])
+
+        def into(a: Any) -> Any:
+            return np.moveaxis(a, axis, 0).reshape(shape[axis], -1)
+
+        def out(a: Any) -> Any:
+            return np.moveaxis(np.broadcast_to(a, (size, a.shape[1])).reshape((size, *rest)), 0, axis)
+
+        type_ = ArrayType(self.program.types[value].dtype, new)
+        return self.emit(make, [value], type_, into=into, out=out, pattern=pattern, dependence=kind, **fields)
+
+    def lanes(self, make: type[Mix], value: int, axes: Sequence[int], shape: Sequence[int], kind: Dependence) -> int:
+        """Dense over some axes together; the axes stay and broadcast to ``shape``."""
+        old = self.program.types[value].shape
+        axes = sorted({a % len(old) for a in axes}) if old else []
+        length = int(np.prod([old[a] for a in axes], dtype=np.int64))
+        rest = [s for a, s in enumerate(old) if a not in axes]
+
+        def into(a: Any) -> Any:
+            return np.moveaxis(a, tuple(axes), tuple(range(len(axes)))).reshape(length, -1)
+
+        def out(a: Any) -> Any:
+            return np.broadcast_to(np.expand_dims(a.reshape(rest), tuple(axes)), tuple(shape))
+
+        type_ = ArrayType(self.program.types[value].dtype, tuple(shape))
+        return self.emit(make, [value], type_, into=into, out=out, dependence=kind)
+
+    def opaque(self, node: fx.Node, why: str) -> Any:
+        """Every element on every element, and a note that says so."""
+        operands = tuple(e.value for n in node.all_input_nodes if isinstance(e := self.env[n], Tangent))
+        spec = spec_of_node(node)
+        specs = [spec] if isinstance(spec, Spec) else list(spec or ())
+        results = [None if s is None else self.program.value(type_of(s)) for s in specs]
+        name, flops, moved = self._equation
+        self.program.maps.append(
+            Opaque(
+                name=name, operands=operands, results=tuple(results), dependence=Dependence.VARYING, flops=flops,
+                bytes=moved,
+            )
+        )  # fmt: skip
+        self.program.note(f"{name}: {why}; every output is taken to depend on all of its input")
+        return results[0] if isinstance(spec, Spec) else results
+
+
+def _given(value: Any) -> Callable[[], Any]:
+    return lambda: value
+
+
+def _lazily(compute: Callable[[], Any]) -> Callable[[], Any]:
+    kept: list[Any] = []
+
+    def value() -> Any:
+        if not kept:
+            kept.append(compute())
+        return kept[0]
+
+    return value
+
+
+def args_of(node: fx.Node) -> Any:
+    """The positional arguments, nodes where they are tensors."""
+    return node.args
+
+
+def name_of(node: fx.Node) -> str:
+    """The operation, for people: ``mm``, ``my.op``."""
+    target: Any = node.target
+    return str(target).removeprefix("aten.").rsplit(".", 1)[0] if hasattr(target, "_schema") else str(target)
