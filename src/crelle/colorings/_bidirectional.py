@@ -93,7 +93,7 @@ def color_columns_and_rows(pattern: SparsityPattern, wanted: SparsityPattern | N
     assert best is not None
     if best.used <= bound:
         return best
-    graph = Graph(_bipartite(pattern))
+    graph = Graph(_bipartite(pattern), max(m, n))
     by_degree = order_of("dynamic-largest-first", graph.ptr, graph.adjacent, graph.plain)
     taken = np.empty(m + n, np.int64)
     taken[by_degree] = np.arange(m + n)

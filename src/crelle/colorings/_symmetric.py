@@ -20,13 +20,21 @@ from crelle.pattern._csr import Ints
 
 #: Two-step paths up to which all orders are tried by default, on lists and compiled.
 _PLAIN_STEPS, _STEPS = 3e5, 2e7
+#: Two-step paths that take a few seconds on lists.
+_PLAIN_AT_MOST = 5e6
 
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """The graph of a symmetric pattern: an edge for each pair of entries off the diagonal."""
+    """The graph of a symmetric pattern: an edge for each pair of entries off the diagonal.
+
+    Args:
+        pattern: the pattern.
+        longest: rows or columns, whichever are more, of the matrix that is coloured.
+    """
 
     pattern: SparsityPattern
+    longest: int
 
     @cached_property
     def _arrays(self) -> tuple[Ints, Ints, Ints]:
@@ -65,8 +73,8 @@ class Graph:
 
     @cached_property
     def plain(self) -> bool:
-        """Small enough to do without the compiler."""
-        return is_plain(self.size, self.size, self.steps)
+        """Small enough to do without the compiler, and not so dense that waiting for it is the lesser evil."""
+        return self.steps <= _PLAIN_AT_MOST and is_plain(self.longest, self.longest, self.steps)
 
     def star(self, order: Ints) -> tuple[Ints, int]:
         """Neighbours differ, and every path of four vertices has three colours."""
@@ -108,7 +116,7 @@ def symmetric_bound(pattern: SparsityPattern, wanted: SparsityPattern) -> int:
 
 def color_graph(pattern: SparsityPattern, wanted: SparsityPattern | None, effort: Effort, substitution: bool) -> Found:
     """The best symmetric colouring of those that are tried: each order, and columns that do not meet."""
-    graph, target = Graph(pattern), pattern if wanted is None else wanted
+    graph, target = Graph(pattern, pattern.shape[0]), pattern if wanted is None else wanted
     bound = symmetric_bound(pattern, target)
     rows, cols = pattern.rows, pattern.cols
     mirrored = transposed_places(pattern)
