@@ -248,7 +248,9 @@ def lattice(conflicts: Conflicts, best: int) -> tuple[Ints, int, str] | None:
     found = []
     few = tuple(side[:: 1 + side.size // 1000] for side in pairs)
     for grid in _grids(conflicts.total, strides):
-        if _reduced(grid.displacements(*few), grid.spatial) is None:
+        raw = grid.displacements(*few)
+        # A stencil repeats its displacements.
+        if 2 * raw.shape[0] > few[0].size + 200 or _reduced(raw, grid.spatial) is None:
             continue
         reduced = _reduced(grid.displacements(*pairs), grid.spatial)
         if reduced is not None and len(reduced[0]) <= _MOST_DISPLACEMENTS:
