@@ -12,8 +12,9 @@ from crelle._arrays import ArrayType, types_text
 from crelle._errors import CrelleTypeError, describe
 from crelle._request import Request
 from crelle.backends._host import free_host_memory
-from crelle.backends._protocol import Adapted, Call
+from crelle.backends._protocol import Adapted, Call, Compressed
 from crelle.backends.numpy.trace import FLOPS_PER_SECOND, NumpyTrace
+from crelle.pattern import SparsityPattern
 from crelle.tangent.cost import Rates
 from crelle.tangent.program import TangentProgram
 
@@ -95,6 +96,26 @@ class NumpyBackend:
                 try_="pattern= if you know it, or write f in JAX or PyTorch",
             )
         )
+
+    def compressed(self, call: Call, given: SparsityPattern | None) -> Compressed:
+        """Not for NumPy functions."""
+        raise CrelleTypeError(
+            describe(
+                f"{call.text}: format={call.request.format!r} is for functions of JAX and PyTorch",
+                called=types_text(call.inputs, call.names),
+                try_='format="dense"',
+            )
+        )
+
+    def sparse(self, pattern: SparsityPattern, data: Any) -> Any:
+        """A SciPy ``csr_array``."""
+        import scipy.sparse as sp
+
+        return sp.csr_array((data, pattern.indices, pattern.indptr), shape=pattern.shape)
+
+    def placed(self, data: Any, place: Any) -> Any:
+        """``data[place]``, zero where place is -1."""
+        return np.where(place >= 0, np.append(data, 0)[place], 0)
 
     def array_like(self, leaf: Any, values: Any) -> Any:
         """An array with the dtype of a leaf."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree  # private, but what torch.func itself takes its trees by
@@ -12,11 +14,12 @@ from torch.utils import _pytree as pytree  # private, but what torch.func itself
 from crelle._arrays import ArrayType
 from crelle._request import Request
 from crelle.backends._host import free_host_memory
-from crelle.backends._protocol import Adapted, Call
+from crelle.backends._protocol import Adapted, Call, Compressed
 from crelle.backends.torch import modules
 from crelle.backends.torch.run import type_of
 from crelle.backends.torch.trace import TorchTrace
 from crelle.backends.torch.watch import is_tracing
+from crelle.pattern import SparsityPattern
 from crelle.tangent.cost import Rates
 from crelle.tangent.program import TangentProgram
 
@@ -97,6 +100,26 @@ class TorchBackend:
         from crelle.backends.torch.tangent import tangent_program
 
         return tangent_program(call, known)
+
+    def compressed(self, call: Call, given: SparsityPattern | None) -> Compressed:
+        """Coloured seeds through one recorded linearisation."""
+        from crelle.backends.torch.compressed import TorchCompressed
+
+        return TorchCompressed(call, given)
+
+    def sparse(self, pattern: SparsityPattern, data: Any) -> Any:
+        """A sparse CSR tensor."""
+        indptr, indices = (torch.from_numpy(np.array(a)).to(data.device) for a in (pattern.indptr, pattern.indices))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
+            return torch.sparse_csr_tensor(indptr, indices, data, size=pattern.shape, check_invariants=False)
+
+    def placed(self, data: Any, place: Any) -> Any:
+        """``data[place]``, zero where place is -1."""
+        where = torch.from_numpy(np.array(place, np.int64)).to(data.device)
+        if not data.numel():
+            return data.new_zeros(where.shape)
+        return torch.where(where >= 0, data[where.clamp(min=0)], data.new_zeros(()))
 
     def array_like(self, leaf: Any, values: Any) -> Any:
         """A tensor with the dtype and device of a leaf."""
