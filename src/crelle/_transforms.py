@@ -222,7 +222,7 @@ def jacobian(
         format: what the matrix is handed over as. ``"dense"``, or, computed with the fewest products that its pattern
             allows, one flat m × n matrix as ``"sparse"`` (the framework's own sparse array), ``"csr"``, ``"csc"``,
             ``"coo"`` (SciPy, on the host), ``"triplets"`` (rows, columns, values), ``"blocks"`` ([B, m, n] of a
-            block-diagonal one), ``"banded"`` (LAPACK's storage), ``"diagonal"``. JAX.
+            block-diagonal one), ``"banded"`` (LAPACK's storage), ``"diagonal"``. For JAX and PyTorch.
         plan: take mode and chunk over from this plan, for example a loaded one.
         pattern: where the matrix may be nonzero, if you know: a :class:`crelle.SparsityPattern`, or anything that
             ``SparsityPattern.from_`` takes. ``.pattern`` and ``.structure`` then do not look for it.
