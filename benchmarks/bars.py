@@ -108,6 +108,8 @@ BARS: tuple[Bar, ...] = (
     Bar("PyTorch call, guards included: torch.func.jacrev", ("overhead-torch-call",), 1.0, "×", best_ratio),
     Bar("100 training steps: torch.func", ("overhead-torch-train",), 1.05, "×", best_ratio),
     Bar("import crelle", ("import",), 0.25, "s", quantity),
+    Bar("colouring up to 10⁶ columns", ("coloring",), 0.6, "s", quantity),
+    Bar("compiling the first large colouring", ("compiling",), 10.0, "s", quantity),
 )
 
 

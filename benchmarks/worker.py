@@ -41,6 +41,7 @@ SUITES = {
     "torch-overhead": "benchmarks.overhead_torch",
     "memory": "benchmarks.memory",
     "import": "benchmarks.importing",
+    "coloring": "benchmarks.coloring",
 }
 
 

@@ -32,7 +32,7 @@ def test_it_says_when_fewer_cannot_be_excluded_and_what_is_wanted():
     pattern = grid((10, 10), CROSS)
     text = str(coloring(pattern, "symmetric", substitution=True))
     assert "Coloring(100 × 100, symmetric by substitution, " in text and "recovery  substitution" in text
-    assert "3, no fewer can do" in text
+    assert "bound     3, at most 1 pass could be saved" in text
     assert "wanted    100 of the nonzeros" in str(coloring(pattern, wanted=np.eye(100)))
 
 

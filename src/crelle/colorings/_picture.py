@@ -45,12 +45,13 @@ def rows(coloring: Coloring) -> list[tuple[str, str]]:
         "both": f"{_count(coloring.column_passes, 'product')} J s and {_count(coloring.row_passes, 'product')} rᵀ J",
     }[coloring.kind]
     bound = coloring.lower_bound
-    reached = "reached" if coloring.passes == bound else "no fewer can do"
+    spare = coloring.passes - bound
+    reached = "reached" if not spare else f"at most {_count(spare, 'pass')} could be saved"
     facts = [
         ("pattern", f"{m:,} × {n:,}, {_count(pattern.nnz, 'nonzero')}"),
         ("passes", f"{coloring.passes:,}: {products}"),
         ("dense", f"{coloring.dense_passes:,}"),
-        ("bound", f"{bound:,}, {reached}" if bound else "unknown"),
+        ("bound", f"{bound:,}, {reached}"),
         ("found by", coloring.order),
         ("recovery", "substitution" if coloring.substitution else "direct"),
     ]
