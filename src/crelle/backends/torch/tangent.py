@@ -1,18 +1,21 @@
-"""The tangent program of a call: the derivative of f recorded once, without batches, and lowered."""
+"""The tangent program of a call: f and its derivative recorded together, at types alone or at values."""
 
 from __future__ import annotations
 
-import contextlib
+import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from crelle._arrays import ArrayType, types_text
 from crelle._errors import CrelleError, CrelleTypeError, describe
 from crelle.backends._protocol import Call
-from crelle.backends.torch import graph, modules, programs, run, watch
+from crelle.backends.torch import run, watch
 from crelle.backends.torch.flat import FlatFunction
+from crelle.backends.torch.programs import needs_values
+from crelle.backends.torch.record import NeedsValue, record
 from crelle.backends.torch.run import type_of
 from crelle.tangent.program import Dependence, TangentProgram
 
@@ -22,114 +25,101 @@ def tangent_program(call: Call, known: bool = False) -> TangentProgram:
     """The derivative of f at the types of the call as linear maps; at its values if ``known``.
 
     Raises:
-        CrelleTypeError: f cannot be recorded in any mode.
+        CrelleTypeError: f cannot be recorded, or has no derivative in either mode.
     """
-    from crelle.backends.torch.lowering import lower
+    from crelle.backends.torch.lower import lower
 
     flat = FlatFunction(call)
-    shapes_only = any(map(is_shape, flat.dynamic))
-    if known and shapes_only:
+    if known and call.abstract:
         raise CrelleTypeError(
             describe(
                 f"{call.text}: local=True reads the values of the arguments, and there are none",
                 called=types_text(call.inputs, call.names),
-                try_="pass tensors with values",
+                try_="pass tensors, outside of any transformation",
             )
         )
-    if shapes_only:
-        dynamic = [_filled(leaf) if is_shape(leaf) else leaf for leaf in flat.dynamic]
-    else:
-        why = "inside a transformation" if call.abstract else modules.unsupported_tensor(flat.leaves)
-        if why:
-            raise _untraceable(call, why)
-        dynamic = run.plain_leaves(flat.dynamic)
-    with torch.no_grad(), watch.tracing():
-        outputs = tuple(type_of(o) for o in flat(*[leaf.clone() for leaf in dynamic])[0])
-    hessian = call.request.kind == "hessian"
+    dynamic = _stand_ins(flat.dynamic) if call.abstract else run.plain_leaves(flat.dynamic)
     active = flat.active
     kinds = [Dependence.VARYING] * active + [Dependence.PASSIVE] * (len(dynamic) - active)
     if known:
         kinds = [Dependence.CONSTANT] * len(dynamic)
+    hessian = call.request.kind == "hessian"
     failure: Exception | None = None
-    modes = ["forward-over-reverse", "reverse-over-reverse"] if hessian else ["forward", "reverse"]
-    for mode in [m for m in modes if call.request.mode in ("auto", m)] or modes:
-        # fused kernels tell less of what they read; the tape is for functions that functorch refuses
-        for plain, tape in ((False, False), (True, False), (False, True)):
-            if tape and mode == "forward":
-                continue
-            try:
-                with run.plain_kernels() if plain else contextlib.nullcontext():
-                    module = _record(call, flat, dynamic, outputs, mode, tape)
-            except CrelleError:
-                raise
-            except programs.Untraceable as error:
-                raise _untraceable(call, str(error)) from None
-            except Exception as error:
-                if programs.needs_values(error):
-                    raise _untraceable(call, f"control flow that depends on values ({type(error).__name__})") from None
-                failure = failure or error
-                continue
-            if not mode.startswith("reverse") and (name := _custom(module, active)):
-                failure = failure or RuntimeError(f"{name} may have no forward rule, and would silently give zeros")
-                break
-            module = graph.optimise(module)
-            values = [leaf if known else None for leaf in dynamic]
-            turned = mode in ("reverse", "reverse-over-reverse")
-            made = call.inputs if turned or hessian else outputs
-            return lower(module, values, kinds, made, transposed=turned)
-    raise _untraceable(call, f"{type(failure).__name__}: {failure}".split("\n")[0])
+    for mode, tape in _modes(call, hessian):
+        try:
+            with watch.tracing(), run.plain_kernels(), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="There is a performance drop")
+                module, made = _recorded(call, flat, dynamic, mode, tape, hessian)
+        except CrelleError:
+            raise
+        except NeedsValue as error:
+            raise _unrecorded(call, str(error)) from None
+        except Exception as error:  # f has no rule for this mode: another one may do
+            if needs_values(error):
+                raise _unrecorded(call, type(error).__name__) from None
+            failure = failure or error
+            continue
+        transposed = mode in ("reverse", "reverse-over-reverse")
+        values: list[Any] = list(dynamic) if known else [None] * len(dynamic)
+        program = lower(module, values, kinds, transposed)
+        program.output_types = list(made)
+        return program
+    raise CrelleTypeError(
+        describe(
+            f"{call.text}: f has no derivative that PyTorch can record",
+            called=types_text(call.inputs, call.names),
+            likely=f"{type(failure).__name__}: {failure}".split("\n")[0],
+        )
+    ) from failure
 
 
-def is_shape(leaf: Any) -> bool:
-    """Whether a tensor has a shape and no values: it is fake, or on the meta device."""
-    return type(leaf).__name__ == "FakeTensor" or bool(getattr(leaf, "is_meta", False))
-
-
-def _filled(leaf: Any) -> torch.Tensor:
-    """A tensor like one that has no values: what f records of it cannot depend on them."""
-    return torch.full(tuple(leaf.shape), 0.5 if leaf.is_floating_point() else 0, dtype=leaf.dtype)
-
-
-def _record(
-    call: Call, flat: FlatFunction, dynamic: list[Any], outputs: tuple[ArrayType, ...], mode: str,
-    tape: bool,
-) -> fx.GraphModule:  # fmt: skip
-    """(arrays, seeds) -> products, as an aten graph."""
-    hessian, active, count = call.request.kind == "hessian", flat.active, len(dynamic)
-    seeded = outputs if mode == "reverse" else call.inputs
-    device = dynamic[0].device if dynamic else None
-    seeds = [torch.ones(t.shape, dtype=run.dtype_of(t.dtype), device=device) for t in seeded]
+def _recorded(
+    call: Call, flat: FlatFunction, dynamic: list[Tensor], mode: str, tape: bool, hessian: bool
+) -> tuple[fx.GraphModule, Sequence[ArrayType]]:
+    """(graph of one unbatched product from values and seeds, types of its results)."""
+    count, active = len(dynamic), flat.active
+    inputs = tuple(type_of(a) for a in dynamic[:active])
+    outputs: tuple[ArrayType, ...] = ()
+    if not hessian:
+        with torch.no_grad():
+            outputs = tuple(type_of(o) for o in flat(*dynamic)[0])
+    seeded = outputs if mode == "reverse" else inputs
+    seeds = [torch.ones(t.shape, dtype=run.dtype_of(t.dtype), device=t.device) for t in seeded]
 
     def one_pass(*arrays: Any) -> Any:
         passive = arrays[active:count]
-        _, linear, _ = run.linear_map(
-            lambda *leaves: flat(*leaves, *passive), list(arrays[:active]), call.inputs, outputs, mode,
-            hessian=hessian, tape=tape,
-        )  # fmt: skip
+
+        def g(*leaves: Any) -> Any:
+            return flat(*leaves, *passive)
+
+        _, linear, _ = run.linear_map(g, list(arrays[:active]), inputs, outputs, mode, hessian=hessian, tape=tape)
         return list(linear(*arrays[count:]))
 
-    with watch.tracing():
-        return programs.traced(one_pass, [*dynamic, *seeds])
+    module = record(one_pass, [*dynamic, *seeds])
+    return module, inputs if hessian or mode == "reverse" else outputs
 
 
-def _custom(module: fx.GraphModule, active: int) -> str:
-    """An operation that is not torch's own and reads what is differentiated: ``torch.func.jvp`` ignores it silently."""
-    depends: set[fx.Node] = set(list(module.graph.find_nodes(op="placeholder"))[:active])
-    for node in module.graph.nodes:
-        if any(n in depends for n in node.all_input_nodes):
-            depends.add(node)
-            namespace = getattr(node.target, "namespace", "aten")
-            if node.op == "call_function" and namespace not in ("aten", "prims", "prim"):
-                return str(node.target)
-    return ""
+def _modes(call: Call, hessian: bool) -> list[tuple[str, bool]]:
+    """Modes to try, each with whether autograd records f in place of ``torch.func``."""
+    modes = ["forward-over-reverse", "reverse-over-reverse"] if hessian else ["forward", "reverse"]
+    wanted = [m for m in modes if call.request.mode in ("auto", m)] or modes
+    return [*((m, False) for m in wanted), (modes[-1], True)]
 
 
-def _untraceable(call: Call, why: str) -> CrelleTypeError:
+def _stand_ins(leaves: Sequence[Tensor]) -> list[Tensor]:
+    """Some values for tensors that have none here."""
+    return [
+        torch.full(tuple(t.shape), 0.5, device="cpu" if t.device.type == "meta" else t.device).to(t.dtype)
+        for t in leaves
+    ]
+
+
+def _unrecorded(call: Call, why: str) -> CrelleTypeError:
     return CrelleTypeError(
         describe(
             f"{call.text}: the pattern is read off the recorded derivative, and f cannot be recorded",
             called=types_text(call.inputs, call.names),
-            likely=why,
-            try_="torch.where in place of Python's if, or pattern= if you know it",
+            likely=f"f needs values of its arguments in Python ({why})",
+            try_="torch.where in place of Python's if; local operations in place of .item() and masks",
         )
     )

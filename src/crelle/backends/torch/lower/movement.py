@@ -1,295 +1,242 @@
-"""Rules for operations that move elements: the operation itself is run on the row ids."""
+"""Rules for operations that move elements: the operation itself is run on the ids of the elements."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-from torch import fx
+from torch import Tensor
 
-from crelle.backends.torch.lower.pointwise import arguments
-from crelle.backends.torch.lower.walk import Lowering, Tangent, args_of, rule, type_of
-from crelle.backends.torch.rewrite.values import Spec, map_nodes
-from crelle.tangent.program import Dependence, Gather, Lanes, Reduce
-from crelle.tangent.shapes import triangle
+from crelle.backends.torch.lower.known import on_ids
+from crelle.backends.torch.lower.op import Arg, Op, type_of
+from crelle.backends.torch.lower.walk import Lowering, Results, rule
+from crelle.tangent.program import Dependence, Gather, Ids, Lanes
+from crelle.tangent.stencils import from_pairs
 
-Array = np.ndarray[Any, Any]
-Csr = tuple[Array, Array]
+#: Every element of the result is one of an operand, or zero; other tensors among the arguments are indices.
+MOVES = """
+    view _unsafe_view reshape _reshape_alias unsqueeze squeeze flatten unflatten t transpose permute swapaxes swapdims
+    movedim moveaxis expand expand_as select slice narrow diagonal split split_with_sizes unsafe_split
+    unsafe_split_with_sizes chunk unsafe_chunk tensor_split unbind unfold cat stack hstack vstack dstack flip fliplr
+    flipud roll rot90 repeat tile repeat_interleave constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d
+    replication_pad1d replication_pad2d replication_pad3d diag_embed block_diag pixel_shuffle pixel_unshuffle
+    channel_shuffle narrow_copy select_scatter slice_scatter diagonal_scatter as_strided_scatter select_backward
+    slice_backward diagonal_backward tril triu im2col upsample_nearest1d upsample_nearest2d upsample_nearest3d
+    _upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d view_copy expand_copy select_copy
+    slice_copy permute_copy transpose_copy t_copy squeeze_copy unsqueeze_copy diagonal_copy unbind_copy split_copy
+    split_with_sizes_copy unfold_copy as_strided_copy concatenate native_channel_shuffle unsafe_index
+    """
+#: The same, by indices, which may not be known.
+INDEXED = "index_select gather index _unsafe_index take embedding take_along_dim masked_select"
 
 
-def _as_ids(tensor: torch.Tensor, dtype: Any) -> Array:
-    return np.ascontiguousarray(tensor.detach().numpy()).astype(dtype)
+def move_of(op: Op) -> Callable[..., Any]:
+    """The operation as a function of the tensors that carry elements, in order; indices are filled in now."""
+    moved = [a for a in op.tensors if _carries(a)]
+    values: dict[int, Tensor] = {}
+    for a in op.tensors:
+        if not _carries(a):
+            index = a.tensor()
+            if index is None:
+                raise ValueError("an index is not known")
+            values[id(a)] = index
+
+    def apply(*tensors: Tensor) -> Any:
+        given = {id(a): t for a, t in zip(moved, tensors, strict=True)}
+        return op.run(lambda a: given[id(a)] if id(a) in given else values[id(a)])
+
+    return apply
 
 
-def run_on_ids(
-    low: Lowering, node: fx.Node, replace: dict[fx.Node, Any] | None = None, kind: Dependence | None = None
-) -> Any:
-    """The operation applied to ids in the place of its tangents; other tensors are zeros, or what ``replace`` says."""
-    nodes = list(dict.fromkeys(n for n in node.all_input_nodes))
-    moving = [n for n in nodes if low.tangent(n) is not None]
-    fixed: dict[fx.Node, Any] = dict(replace or {})
-    for n in nodes:
-        if n in moving or n in fixed:
-            continue
-        spec = low.spec(n)
-        if spec.dtype.is_floating_point or spec.dtype.is_complex:  # what moves beside tangents is zero
-            fixed[n] = torch.zeros(spec.shape, dtype=torch.float64)
-        else:
-            fixed[n] = low.known(n)
-    target: Any = node.target
-    args, kwargs = node.args, {k: v for k, v in node.kwargs.items() if k not in ("device", "dtype", "layout")}
+def _carries(a: Arg) -> bool:
+    return a.spec.dtype.is_floating_point or a.spec.dtype.is_complex
 
-    def move(*ids: Any) -> Any:
-        given = {n: torch.from_numpy(np.array(a, np.float64)) for n, a in zip(moving, ids, strict=True)}
-        given.update(fixed)
-        with torch.no_grad():
-            found = target(*map_nodes(args, lambda n: given[n]), **map_nodes(kwargs, lambda n: given[n]))
-        if isinstance(found, torch.Tensor):
-            return _as_ids(found, ids[0].dtype)
-        return tuple(_as_ids(f, ids[0].dtype) for f in found)
 
-    specs = low_specs(node)
-    kind = low.kind(*arguments(node)) if kind is None else kind
-    operands = [low.tangent(n) for n in moving]
-    if isinstance(specs, Spec):
-        return low.emit(Gather, operands, type_of(specs), move=move, dependence=kind)
-    results: list[int | None] = []
-    for i, spec in enumerate(specs):
-        results.append(low.emit(Gather, operands, type_of(spec), move=lambda *ids, i=i: move(*ids)[i], dependence=kind))
+def emit_move(low: Lowering, op: Op, apply: Callable[..., Any]) -> int | list[int | None]:
+    """Append the move; the cost of several results is paid once."""
+    moved = [a for a in op.tensors if _carries(a)]
+    operands = [a.tangent for a in moved]
+    shapes = tuple(a.shape for a in moved)
+    specs = op.specs
+    if not op.several:
+        return low.emit(Gather, operands, type_of(op.spec), move=lambda *ids: on_ids(apply, *ids), shapes=shapes)
+    results = [None if s is None else low.program.value(type_of(s)) for s in specs]
+    name, flops, nbytes = low.operation
+    low.program.maps.append(
+        Gather(
+            name=name, operands=tuple(operands), results=tuple(results), flops=flops, bytes=nbytes, shapes=shapes,
+            move=lambda *ids: on_ids(apply, *ids),
+        )
+    )  # fmt: skip
     return results
 
 
-def low_specs(node: fx.Node) -> Any:
-    """The specs of the results."""
-    from crelle.backends.torch.cost import spec_of_node
-
-    return spec_of_node(node)
-
-
-@rule(
-    "view", "_unsafe_view", "reshape", "_reshape_alias", "unsqueeze", "squeeze", "flatten", "t", "transpose", "permute",
-    "expand", "select", "slice", "narrow", "diagonal", "split", "split_with_sizes", "chunk", "unbind", "unfold", "cat",
-    "stack", "flip", "roll", "rot90", "repeat", "tril", "triu", "constant_pad_nd", "reflection_pad1d",
-    "reflection_pad2d", "reflection_pad3d", "replication_pad1d", "replication_pad2d", "replication_pad3d", "diag_embed",
-    "block_diag", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "narrow_copy", "select_backward",
-    "slice_backward", "diagonal_backward", "select_scatter", "slice_scatter", "diagonal_scatter", "upsample_nearest1d",
-    "upsample_nearest2d", "upsample_nearest3d", "_upsample_nearest_exact1d", "_upsample_nearest_exact2d",
-    "view_copy", "expand_copy", "permute_copy", "slice_copy", "select_copy", "unsqueeze_copy", "squeeze_copy",
-    "transpose_copy", "t_copy", "diagonal_copy", "movedim", "swapaxes", "im2col", "repeat_interleave", "unsafe_split",
-    "unsafe_chunk", "tile", "hstack", "vstack", "atleast_1d", "atleast_2d", "linalg_diagonal", "diag", "pad",
-)  # fmt: skip
-def _moves(low: Lowering, node: fx.Node) -> Any:
-    return run_on_ids(low, node, kind=Dependence.CONSTANT)
+@rule(MOVES)
+def _move(low: Lowering, op: Op) -> Results:
+    if op.name in ("constant_pad_nd",):
+        return emit_move(low, _zero_padded(op), move_of(_zero_padded(op)))
+    return emit_move(low, op, move_of(op))
 
 
-# -- by index
+def _zero_padded(op: Op) -> Op:
+    return Op(op.target, [op["self"], op["pad"], 0], {}, op.spec)
 
 
-def _settle(low: Lowering, node: fx.Node, source: fx.Node, axes: Sequence[int], unknown: Sequence[fx.Node]) -> Any:
-    """Indices that are not known: elements along these axes become alike first, and any index will do."""
-    value, kind = low.tangent(source), low.kind(*unknown)
+@rule("view_as_real")
+def _numbers(low: Lowering, op: Op) -> int:
+    (a,) = op.linear
+    shape = op.shape
+    value = low.moved(a.value, lambda ids: np.broadcast_to(ids[..., None], shape), shape)
+    low.program.types[value] = type_of(op.spec)
+    return value
+
+
+@rule("view_as_complex")
+def _complex(low: Lowering, op: Op) -> int:
+    (a,) = op.linear
+    parts = [low.moved(a.value, lambda ids, k=k: ids[..., k], op.shape) for k in (0, 1)]
+    value = low.added(parts)
     assert value is not None
-    shape = low.shape(source)
-    pattern = _pool_windows(low, unknown, shape, axes)
-    if pattern is not None:
-        return _by_window(low, node, value, axes[0], pattern, kind)
-    alike = low.lanes(Lanes, value, axes, shape, kind)
-    replace = {n: torch.zeros(low.shape(n), dtype=torch.int64) for n in unknown}
-    before = low.env[source]
-    low.env[source] = Tangent(alike)
-    try:
-        return run_on_ids(low, node, replace, Dependence.CONSTANT)
-    finally:
-        low.env[source] = before
+    low.program.types[value] = type_of(op.spec)
+    return value
 
 
-def _unknown(low: Lowering, *indices: Any) -> list[fx.Node]:
-    return [i for i in indices if isinstance(i, fx.Node) and low.known(i) is None]
+@rule("as_strided")
+def _as_strided(low: Lowering, op: Op) -> int:
+    """Places in memory as the traced run had them."""
+    (a,) = op.linear
+    assert op.layout is not None
+    places = _places(a.shape, *op.layout)
+    offset = op["storage_offset"]
+    wanted = _places(tuple(op["size"]), tuple(op["stride"]), op.layout[1] if offset is None else offset)
+    order = np.argsort(places, axis=None, kind="stable")
+    flat = places.reshape(-1)[order]
+    at = np.searchsorted(flat, wanted)
+    inside = (at < len(flat)) & (flat[np.minimum(at, len(flat) - 1)] == wanted)
+    if not inside.all():
+        raise ValueError("as_strided beyond the tensor that it is given")
+    index = order[at]
+    return low.moved(a.value, lambda ids: ids.reshape(-1)[index], op.shape)
 
 
-@rule("gather", "index_select", "take_along_dim")
-def _gather(low: Lowering, node: fx.Node) -> Any:
-    source, axis, index = args_of(node)[:3]
-    unknown = _unknown(low, index)
-    if not unknown:
-        return run_on_ids(low, node)
-    return _settle(low, node, source, [axis], unknown)
+def _places(shape: tuple[int, ...], strides: tuple[int, ...], offset: int) -> Ids:
+    places: Ids = np.full((1,) * len(shape), offset, np.int64)
+    for axis, (size, stride) in enumerate(zip(shape, strides, strict=True)):
+        along = np.arange(size) * stride
+        places = places + along.reshape([-1 if a == axis else 1 for a in range(len(shape))])
+    return places
 
 
-@rule("take")
-def _take(low: Lowering, node: fx.Node) -> Any:
-    source, index = args_of(node)[:2]
-    unknown = _unknown(low, index)
-    if not unknown:
-        return run_on_ids(low, node)
-    return _settle(low, node, source, range(len(low.shape(source))), unknown)
-
-
-@rule("embedding")
-def _embedding(low: Lowering, node: fx.Node) -> Any:
-    source, index = args_of(node)[:2]
-    unknown = _unknown(low, index)
-    if not unknown:
-        return run_on_ids(low, node)
-    return _settle(low, node, source, [0], unknown)
-
-
-@rule("index", "_unsafe_index")
-def _index(low: Lowering, node: fx.Node) -> Any:
-    source, indices = args_of(node)[:2]
-    unknown = _unknown(low, *indices)
-    if not unknown:
-        return run_on_ids(low, node)
-    if any(low.spec(n).dtype in (torch.bool, torch.uint8) for n in unknown):
-        return low.opaque(node, "a mask that is not known")
-    axes = [k for k, i in enumerate(indices) if i in unknown]
-    return _settle(low, node, source, axes, unknown)
-
-
-def _pool_windows(low: Lowering, unknown: Sequence[fx.Node], shape: Sequence[int], axes: Sequence[int]) -> Csr | None:
-    """What results read, where the index is that of a maximum over windows of a flattened image, or over what came."""
-    if len(unknown) != 1 or len(axes) != 1 or not shape:
-        return None
-    node: Any = unknown[0]
-    while isinstance(node, fx.Node) and any(word in str(node.target) for word in ("view", "reshape", "contiguous")):
-        node = args_of(node)[0]
-    source: Any = args_of(node)[0] if isinstance(node, fx.Node) and args_of(node) else None
-    name = str(source.target) if isinstance(source, fx.Node) else ""
-    axis = axes[0] % len(shape)
-    if name.startswith(("aten.cummax", "aten.cummin")) and node is unknown[0]:
-        same = low.shape(node) == tuple(shape) and int(source.args[1]) % len(shape) == axis
-        return triangle(shape[axis], False) if same else None
-    if "max_pool2d_with_indices" not in name or axis != len(shape) - 1:
-        return None
-    from crelle.backends.torch.lower.windows import pool_pattern
-
-    return pool_pattern(low, source, low.shape(unknown[0])[-1], shape[-1])
-
-
-def _by_window(low: Lowering, node: fx.Node, value: int, axis: int, pattern: Csr, kind: Dependence) -> int:
-    mixed = low.mixed(Lanes, value, axis, pattern, len(pattern[0]) - 1, kind, detail="windows of a maximum")
-    shape = low.spec(node).shape
-    return low.moved(mixed, lambda a: a.reshape(shape), shape)
-
-
-def placed(low: Lowering, value: int, where: Array, shape: Sequence[int], kind: Dependence) -> int:
-    """Elements of a value, in C order, at places of an array of zeros; -1 for nowhere."""
-    size, shape = int(np.prod(shape, dtype=np.int64)), tuple(shape)
-    where = where.reshape(-1)
-    inside = np.flatnonzero(where >= 0)
-    order = inside[np.argsort(where[inside], kind="stable")]
-    counts = np.bincount(where[order], minlength=size)
-    type_ = type(low.program.types[value])(low.program.types[value].dtype, shape)
-    if counts.max(initial=0) <= 1:
-        source = np.full(size, -1, np.int64)
-        source[where[order]] = order
-
-        def move(a: Any) -> Any:
-            flat = a.reshape(-1)
-            picked = flat[np.maximum(source, 0)] if flat.size else np.zeros(size, a.dtype)
-            return np.where(source < 0, np.zeros((), a.dtype), picked).reshape(shape)
-
-        return low.emit(Gather, [value], type_, move=move, dependence=kind)
-    return low.emit(
-        Reduce, [value], type_, dependence=kind, pattern=(np.append(0, np.cumsum(counts)), order),
-        into=lambda a: a.reshape(-1, 1), out=lambda a: a.reshape(shape),
-    )  # fmt: skip
-
-
-def _destinations(shape: Sequence[int], pick: Any) -> Array:
-    """For every element of a source where it goes: the operation's own adjoint run on places."""
-    places = torch.arange(int(np.prod(shape, dtype=np.int64))).reshape(tuple(shape))
-    found: Array = pick(places).numpy()
-    return found
-
-
-@rule("scatter_add", "scatter", "index_add", "index_put", "_index_put_impl", "index_copy", "_unsafe_index_put",
-      "scatter_reduce")  # fmt: skip
-def _scatter(low: Lowering, node: fx.Node) -> Any:
-    name = str(node.target).split(".")[1]
-    shape = low.spec(node).shape
-    base: Any = args_of(node)[0]
-    if "index_put" in name:
-        indices, source = args_of(node)[1], args_of(node)[2]
-        adds = bool(args_of(node)[3]) if len(args_of(node)) > 3 else False
-    else:
-        indices, source = args_of(node)[2], args_of(node)[3] if len(args_of(node)) > 3 else None
-        adds = name in ("scatter_add", "index_add")
-    if name == "scatter_reduce" or (name == "scatter" and "reduce" in str(node.target)):
-        return low.opaque(node, "no rule")
-    listed = indices if isinstance(indices, (tuple, list)) else (indices,)
-    unknown = _unknown(low, *listed)
-    kind = low.kind(*listed)
-    value, into = low.tangent(base), low.tangent(source)
-    if unknown:
-        return _scattered_anywhere(low, node, name, value, into, source, unknown, kind)
-    axis: Any = args_of(node)[1]
-
-    def pick(places: torch.Tensor) -> torch.Tensor:
-        if "index_put" in name:
-            known = tuple(slice(None) if i is None else low.known(i).cpu() for i in listed)
-            return places[known]
-        index = low.known(indices).cpu()
-        return places.gather(axis, index) if name.startswith("scatter") else places.index_select(axis, index)
-
-    where = _destinations(shape, pick)
-    parts: list[int | None] = []
-    if value is not None:
-        keep = None
-        if not adds:
-            keep = np.ones(int(np.prod(shape, dtype=np.int64)), bool)
-            keep[where.reshape(-1)] = False
-            keep = keep.reshape(shape)
-        parts.append(low.scaled(value, kind, keep))
-    if into is not None:
-        if "index_put" in name or not low.shape(source):
-            into = low.spread(into, where.shape)
-        elif low.shape(source) != where.shape:  # only a corner of the source is read
-            corner = tuple(slice(0, s) for s in where.shape)
-            into = low.moved(into, lambda a: a[corner], where.shape)
-        parts.append(placed(low, into, where, shape, kind))
-    return low.added(parts)
-
-
-def _scattered_anywhere(
-    low: Lowering, node: fx.Node, name: str, value: int | None, into: int | None, source: Any,
-    unknown: Sequence[fx.Node], kind: Dependence,
-) -> Any:  # fmt: skip
-    shape = low.spec(node).shape
-    parts: list[int | None] = [None if value is None else low.scaled(value, kind)]
-    if into is not None:
-        if "index_put" in name:
-            axes: list[int] = list(range(len(low.shape(source))))
-            spread = low.lanes(Lanes, into, axes, (1,) * len(axes), kind)
-            parts.append(low.moved(spread, lambda a: np.broadcast_to(a.reshape(()), shape), shape))
+@rule(INDEXED)
+def _index(low: Lowering, op: Op) -> Results:
+    indices = [a for a in op.tensors if not _carries(a)]
+    if all(a.tensor() is not None for a in indices):
+        return emit_move(low, op, move_of(op))
+    (source,) = op.linear
+    kind = max(Dependence.VARYING, op.kind()) if any(a.kind == Dependence.VARYING for a in indices) else op.kind()
+    if op.name in ("gather", "take_along_dim") and indices[0].choices() is not None:
+        return _gather_choices(low, op, source, indices[0], kind)
+    if op.name in ("gather", "index_select", "take_along_dim"):
+        if not source.shape:
+            return low.scaled(source.value, kind, None, op.shape)
+        axis = op["dim"] % len(source.shape)
+        if op.name == "gather":  # a gather reads the leading part of the other axes
+            value = low.moved(source.value, _leading(axis, op.shape), _ended(source.shape, op.shape, axis))
+            shape = op.shape
         else:
-            axis = int(args_of(node)[1]) % max(len(shape), 1)
-            window = low.shape(unknown[0]) if name.startswith("scatter") else low.shape(source)
-            if low.shape(source) != tuple(window):
-                corner = tuple(slice(0, s) for s in window)
-                into = low.moved(into, lambda a: a[corner], window) if low.shape(source) else low.spread(into, window)
-            lane = low.lanes(Lanes, into, [axis], tuple(1 if a == axis else s for a, s in enumerate(window)), kind)
-
-            def move(a: Any) -> Any:
-                new = np.zeros(tuple(1 if k == axis else s for k, s in enumerate(shape)), a.dtype)
-                new[tuple(slice(0, s) for s in a.shape)] = a
-                return np.broadcast_to(new, shape)
-
-            parts.append(low.moved(lane, move, shape))
-    return low.added(parts)
+            value, shape = source.value, op.shape
+        return low.lanes(Lanes, value, (axis,), shape, kind)
+    if op.name == "embedding":
+        summed = low.lanes(Lanes, source.value, (0,), (1, source.shape[1]), kind)
+        return low.broadcast(low.reshaped(summed, (source.shape[1],)), op.shape)
+    if op.name == "take":
+        return low.by_pattern(Lanes, source.value, None, op.shape, kind)
+    return _index_unknown(low, op, source, kind)
 
 
-@rule("embedding_dense_backward")
-def _embedding_backward(low: Lowering, node: fx.Node) -> Any:
-    gradient, index = args_of(node)[:2]
-    value, shape = low.tangent(gradient), low.spec(node).shape
-    assert value is not None
-    known = low.known(index)
-    if known is None:
-        axes = range(len(low.shape(gradient)) - 1)
-        lane = low.lanes(Lanes, value, axes, (*[1] * len(axes), shape[-1]), low.kind(index))
-        return low.moved(lane, lambda a: np.broadcast_to(a.reshape(1, -1), shape), shape)
-    where = known.cpu().numpy()[..., None] * shape[1] + np.arange(shape[1])
-    return placed(low, value, where, shape, low.kind(index))
+def _leading(axis: int, shape: tuple[int, ...]) -> Callable[[Ids], Ids]:
+    cut = tuple(slice(None) if a == axis else slice(0, s) for a, s in enumerate(shape))
+    return lambda ids: ids[cut]
+
+
+def _ended(source: tuple[int, ...], shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
+    return tuple(s if a == axis else min(s, o) for a, (s, o) in enumerate(zip(source, shape, strict=True)))
+
+
+def _gather_choices(low: Lowering, op: Op, source: Arg, index: Arg, kind: Dependence) -> int:
+    """Every index is one of a few: the windows of a pooling."""
+    indptr, values = index.choices()
+    axis = op["dim"] % len(source.shape)
+    at = list(np.indices(index.shape).reshape(len(index.shape), -1))
+    counts = np.diff(indptr)
+    places = [values if a == axis else np.repeat(x, counts) for a, x in enumerate(at)]
+    columns = np.ravel_multi_index(tuple(places), source.shape) if places else values
+    rows = np.repeat(np.arange(index.size), counts)
+    return low.by_pattern(Lanes, source.value, from_pairs(rows, columns, index.size), op.shape, kind)
+
+
+def _index_unknown(low: Lowering, op: Op, source: Arg, kind: Dependence) -> int:
+    """``x[i, :, j]`` with indices of which some are not known: dense over the axes that they index."""
+    taken = [k for k, i in enumerate(op["indices"]) if i is not None]
+    lead = _result_axes(op, taken)
+    rest = [a for a in range(len(source.shape)) if a not in taken]
+    summed = low.lanes(Lanes, source.value, taken, [1 if a in taken else s for a, s in enumerate(source.shape)], kind)
+    start, count = lead
+
+    def spread(ids: Ids) -> Ids:
+        kept = ids.reshape([source.shape[a] for a in rest])
+        before = start
+        shaped = kept.reshape(kept.shape[:before] + (1,) * count + kept.shape[before:])
+        return np.broadcast_to(shaped, op.shape)
+
+    return low.moved(summed, spread, op.shape)
+
+
+def _result_axes(op: Op, taken: list[int]) -> tuple[int, int]:
+    """(place, number) of the axes of the indices in the result."""
+    shapes = [i.shape for i in op["indices"] if i is not None]
+    count = len(np.broadcast_shapes(*shapes))
+    together = taken == list(range(taken[0], taken[-1] + 1))
+    return (taken[0] if together else 0), count
+
+
+@rule("scatter index_copy index_put _index_put_impl index_fill masked_scatter put _unsafe_index_put")
+def _overwrite(low: Lowering, op: Op) -> Results:
+    """Elements are written over others; indices that occur twice, or are not known, keep all that may be there."""
+    from crelle.backends.torch.lower.reduce import accumulated, written_anywhere
+
+    if op.get("accumulate") or op.get("reduce"):
+        return accumulated(low, op)
+    indices = [a for a in op.tensors if not _carries(a)]
+    if any(a.tensor() is None for a in indices):
+        return written_anywhere(low, op)
+    apply = move_of(op)
+    if (op.name == "index_fill" and not isinstance(op["value"], Arg)) or (
+        op.name == "scatter" and op.get("src") is None
+    ):
+        apply = move_of(Op(op.target, [op["self"], op["dim"], op["index"], 0], {}, op.spec))
+    source = op.get("src") or op.get("source") or op.get("values")
+    if isinstance(source, Arg) and source.linear and not _unique(apply, op, source):
+        return accumulated(low, op, over=True)
+    return emit_move(low, op, apply)
+
+
+def _unique(apply: Callable[..., Any], op: Op, source: Arg) -> bool:
+    """Whether no place is written twice."""
+    if op.name == "masked_scatter":
+        return True
+    if op.name in ("index_copy", "index_fill"):
+        expected = source.size
+    elif op.name in ("scatter", "put"):
+        expected = op["index"].size
+    else:
+        base = torch.empty(op["self"].shape, device="meta")
+        indices = [None if i is None else i.tensor() for i in op["indices"]]
+        if any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in indices):
+            return all(i is None or i.dtype in (torch.bool, torch.uint8) for i in indices)
+        expected = base[tuple(slice(None) if i is None else i.to("meta") for i in indices)].numel()
+    moved = [a for a in op.tensors if _carries(a)]
+    ids = [np.full(a.shape, a is source, np.int64) for a in moved]
+    return int(on_ids(apply, *ids).sum()) == expected

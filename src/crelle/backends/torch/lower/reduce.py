@@ -1,4 +1,4 @@
-"""Rules for sums, lanes, contractions and windows."""
+"""Rules for sums: over axes, segments and windows, along an axis, and into places."""
 
 from __future__ import annotations
 
@@ -6,261 +6,238 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from torch import fx
+import torch
 
-from crelle.backends.torch.lower.walk import Lowering, args_of, rule, type_of
-from crelle.tangent.program import Contract, Dependence, Lanes, Mix, Reduce
-from crelle.tangent.shapes import product, triangle
+from crelle.backends.torch.lower.known import on_ids
+from crelle.backends.torch.lower.op import Arg, Op
+from crelle.backends.torch.lower.walk import Lowering, Results, rule
+from crelle.tangent.program import Dependence, Ids, Lanes, Reduce
+from crelle.tangent.stencils import from_pairs, triangle
 
-
-def _axes(value: Any, rank: int) -> list[int]:
-    if value is None or (isinstance(value, (tuple, list)) and not value):
-        return list(range(rank))
-    listed = value if isinstance(value, (tuple, list)) else (value,)
-    return sorted({int(a) % max(rank, 1) for a in listed})
+CONSTANT, VARYING = Dependence.CONSTANT, Dependence.VARYING
 
 
-@rule("sum", "mean", "nansum")
-def _sum(low: Lowering, node: fx.Node) -> Any:
-    value = low.tangent(args_of(node)[0])
-    assert value is not None
-    shape = low.shape(args_of(node)[0])
-    dims = args_of(node)[1] if len(args_of(node)) > 1 and not hasattr(args_of(node)[1], "is_floating_point") else None
-    axes = _axes(dims if isinstance(dims, (int, tuple, list)) else None, len(shape))
-    out = low.spec(node).shape
-    if not shape:
-        return value
-    kept = tuple(1 if a in axes else s for a, s in enumerate(shape))
-    summed = low.lanes(Reduce, value, axes, kept, Dependence.CONSTANT)
-    return low.moved(summed, lambda a: a.reshape(out), out)
+def axes_of(dim: Any, rank: int) -> tuple[int, ...]:
+    """Axes from an argument ``dim``: a number, a list, or nothing for all."""
+    if dim is None or (isinstance(dim, (list, tuple)) and not dim):
+        return tuple(range(rank))
+    dims = dim if isinstance(dim, (list, tuple)) else [dim]
+    return tuple(sorted({d % rank for d in dims})) if rank else ()
+
+
+@rule("sum mean nansum")
+def _sum(low: Lowering, op: Op) -> int:
+    (a,) = op.linear
+    axes = axes_of(op.get("dim"), len(a.shape))
+    kind = VARYING if op.name == "nansum" else CONSTANT
+    if not axes:
+        return a.value
+    value = low.lanes(Reduce, a.value, axes, [1 if k in axes else s for k, s in enumerate(a.shape)], kind)
+    return low.reshaped(value, op.shape)
 
 
 @rule("trace")
-def _trace(low: Lowering, node: fx.Node) -> Any:
-    value = low.tangent(args_of(node)[0])
-    assert value is not None
-    size = min(low.shape(args_of(node)[0]))
-    diagonal = low.moved(value, lambda a: np.diagonal(a).copy(), (size,))
-    summed = low.lanes(Reduce, diagonal, [0], (1,), Dependence.CONSTANT)
-    return low.moved(summed, lambda a: a.reshape(()), ())
+def _trace(low: Lowering, op: Op) -> int:
+    (a,) = op.linear
+    count = min(a.shape)
+    diagonal = low.moved(a.value, lambda ids: ids[np.arange(count), np.arange(count)], (count,))
+    return low.reshaped(low.lanes(Reduce, diagonal, (0,), (1,), CONSTANT), ())
 
 
-def along(low: Lowering, node: fx.Node, make: type[Mix], pattern_of: Any, kind: Dependence) -> Any:
-    """A mix along one axis that keeps its length; ``pattern_of`` its length gives the CSR pattern."""
-    value, shape = low.tangent(args_of(node)[0]), low.shape(args_of(node)[0])
-    assert value is not None
-    if not shape:
-        return value
-    axis = int(args_of(node)[1]) % len(shape)
-    return low.mixed(make, value, axis, pattern_of(shape[axis]), shape[axis], kind)
+@rule("cumsum cumprod logcumsumexp cummax cummin cummaxmin_backward logcumsumexp_backward cumprod_backward")
+def _cumulative(low: Lowering, op: Op) -> Results:
+    if op.name == "cumsum":
+        a = op["self"]
+        return _along(low, a, op["dim"], CONSTANT)
+    parts = [low.scaled(_along(low, a, op["dim"], VARYING), VARYING) for a in op.linear]
+    value = low.added(parts)
+    return [value, None] if op.several else value
 
 
-@rule("cumsum")
-def _cumsum(low: Lowering, node: fx.Node) -> Any:
-    return along(low, node, Reduce, lambda size: triangle(size, False), Dependence.CONSTANT)
+def _along(low: Lowering, a: Arg, dim: int, kind: Dependence) -> int:
+    if not a.shape:
+        return a.value
+    axis = dim % len(a.shape)
+    return low.mixed(Reduce, a.value, axis, triangle(a.shape[axis], False), a.shape[axis], kind)
 
 
-@rule("logcumsumexp", "cumprod")
-def _cumulative(low: Lowering, node: fx.Node) -> Any:
-    return along(low, node, Reduce, lambda size: triangle(size, False), Dependence.VARYING)
+@rule("prod amax amin max min norm linalg_vector_norm std var logsumexp")
+def _over(low: Lowering, op: Op) -> Results:
+    """Not linear: what is read is all that a rule can say."""
+    (a,) = op.linear
+    axes = axes_of(op.get("dim"), len(a.shape))
+    shape = op.specs[0].shape if op.specs[0] else ()
+    value = low.lanes(Lanes, a.value, axes, [1 if k in axes else s for k, s in enumerate(a.shape)], VARYING)
+    value = low.reshaped(value, shape)
+    return [value, *[None] * (len(op.specs) - 1)] if op.several else value
 
 
-@rule("_softmax_backward_data", "_log_softmax_backward_data")
-def _softmax_backward(low: Lowering, node: fx.Node) -> Any:
-    gradient, output, axis = args_of(node)[:3]
-    value = low.tangent(gradient)
-    if value is None or low.tangent(output) is not None:
-        return low.opaque(node, "not linear in its operands")
-    shape = low.shape(gradient)
-    if not shape:
-        return low.scaled(value, low.kind(output))
-    return low.lanes(Lanes, value, [int(axis)], shape, low.kind(output))
+# -- into places
 
 
-@rule("native_layer_norm_backward", "native_group_norm_backward", "native_batch_norm_backward")
-def _norm_backward(low: Lowering, node: fx.Node) -> Any:
-    """Of the input over the axes that are normalised; of weight and bias over the others."""
-    gradient = args_of(node)[0]
-    value = low.tangent(gradient)
-    if value is None or any(low.tangent(a) is not None for a in args_of(node)[1:] if isinstance(a, fx.Node)):
-        return low.opaque(node, "not linear in its operands")
-    shape, kind = low.shape(gradient), low.kind(*args_of(node)[1:])
-    rank, name = len(shape), str(node.target)
-    specs: Any = low_specs(node)
-    if "layer" in name:
-        normal = list(range(rank - len(args_of(node)[2]), rank))
-    elif "batch" in name:
-        normal = [] if args_of(node)[7] is False else [a for a in range(rank) if a != 1]
+@rule("scatter_add index_add index_reduce scatter_reduce")
+def _into(low: Lowering, op: Op) -> Results:
+    indices = [a for a in op.tensors if not _carries(a)]
+    if any(i.tensor() is None for i in indices):
+        return written_anywhere(low, op)
+    return accumulated(low, op)
+
+
+def _carries(a: Arg) -> bool:
+    return a.spec.dtype.is_floating_point or a.spec.dtype.is_complex
+
+
+def _source(op: Op) -> Any:
+    for name in ("src", "source", "values", "value", "tensor"):
+        found = op.get(name)
+        if isinstance(found, Arg):
+            return found
+    return None
+
+
+def accumulated(low: Lowering, op: Op, over: bool = False) -> int | None:
+    """self + what is added at known places; ``over``: it is written there instead, which reads no more than that."""
+    target, source = op["self"], _source(op)
+    varies = str(op.get("reduce") or "sum") not in ("sum", "add", "mean")
+    kind = VARYING if varies else CONSTANT
+    parts: list[int | None] = []
+    if target.linear:
+        parts.append(target.value)
+    if isinstance(source, Arg) and source.linear:
+        rows, columns = _places(op, source)
+        parts.append(low.by_pattern(Reduce, source.value, from_pairs(rows, columns, target.size), op.shape, kind))
+    return low.added(parts)
+
+
+def _places(op: Op, source: Arg) -> tuple[Ids, Ids]:
+    """(flat places in the result, flat places in the source) of all that is added."""
+    target = op["self"]
+    ids = torch.arange(target.size).reshape(target.shape)
+    of = torch.arange(source.size).reshape(source.shape)
+    if op.name in ("scatter_add", "scatter_reduce", "scatter"):
+        index = op["index"].tensor()
+        read = of[tuple(slice(0, s) for s in index.shape)] if index.ndim else of
+        return ids.gather(op["dim"], index).reshape(-1).numpy(), read.reshape(-1).numpy()
+    if op.name in ("index_add", "index_copy", "index_reduce"):
+        index = op["index"].tensor()
+        to = ids.index_select(op["dim"], index) if ids.ndim else ids
+        return to.reshape(-1).numpy(), of.reshape(-1).numpy()
+    if op.name == "put":
+        return op["index"].tensor().reshape(-1).numpy() % target.size, of.reshape(-1).numpy()
+    indices = [None if i is None else i.tensor() for i in op["indices"]]
+    to = torch.ops.aten.index.Tensor(ids, indices)
+    return to.reshape(-1).numpy(), of.expand(to.shape).reshape(-1).numpy()
+
+
+def written_anywhere(low: Lowering, op: Op) -> Results:
+    """Places that are not known: anything along the axes of the index."""
+    target, source = op["self"], _source(op)
+    kind = VARYING
+    parts: list[int | None] = []
+    if target.linear:
+        parts.append(low.scaled(target.value, kind))
+    if not isinstance(source, Arg) or not source.linear:
+        return low.added(parts)
+    if not target.shape:
+        parts.append(low.scaled(low.reshaped(source.value, ()), kind))
+    elif op.name in ("scatter", "scatter_add", "scatter_reduce", "index_add", "index_copy", "index_reduce"):
+        axis = op["dim"] % len(target.shape)
+        shape = [target.shape[axis] if a == axis else s for a, s in enumerate(source.shape)]
+        value = low.lanes(Lanes, source.value, (axis,), shape, kind)
+        parts.append(_padded(low, value, target.shape))
     else:
-        return _group_norm_backward(low, node, value, kind, specs)
-    rest = [a for a in range(rank) if a not in (normal if "layer" in name else [1])]
-    results: list[int | None] = [low.lanes(Lanes, value, normal, shape, kind) if normal else low.scaled(value, kind)]
-    for spec in specs[1:]:
-        if spec is None:
-            results.append(None)
-            continue
-        kept = tuple(1 if a in rest else s for a, s in enumerate(shape))
-        summed = low.lanes(Reduce, value, rest, kept, kind)
-        results.append(low.moved(summed, lambda a, s=spec.shape: a.reshape(s), spec.shape))
-    return results
+        parts.append(_put_anywhere(low, op, target, source, kind))
+    return low.added(parts)
 
 
-def _group_norm_backward(low: Lowering, node: fx.Node, value: int, kind: Dependence, specs: Any) -> Any:
-    shape = low.shape(args_of(node)[0])
-    batch, channels, groups = shape[0], shape[1], int(args_of(node)[8])
-    split = low.moved(value, lambda a: a.reshape(batch, groups, -1), (batch, groups, int(np.prod(shape[1:])) // groups))
-    lane = low.lanes(Lanes, split, [2], low.program.types[split].shape, kind)
-    results: list[int | None] = [low.moved(lane, lambda a: a.reshape(shape), shape)]
-    for spec in specs[1:]:
-        if spec is None:
-            results.append(None)
-            continue
-        flat = low.moved(value, lambda a: a.reshape(batch, channels, -1), (batch, channels, int(np.prod(shape[2:]))))
-        summed = low.lanes(Reduce, flat, [0, 2], (1, channels, 1), kind)
-        results.append(low.moved(summed, lambda a, s=spec.shape: a.reshape(s), spec.shape))
-    return results
+def _padded(low: Lowering, value: int, shape: Sequence[int]) -> int:
+    """A value in the corner of a larger one, or cut to it."""
+    old = low.type_of(value).shape
+    if tuple(old) == tuple(shape):
+        return value
+    inside = tuple(slice(0, min(a, b)) for a, b in zip(old, shape, strict=True))
+
+    def move(ids: Ids) -> Ids:
+        whole = np.zeros(tuple(shape), ids.dtype)
+        whole[inside] = ids[inside]
+        return whole
+
+    return low.moved(value, move, shape)
 
 
-def low_specs(node: fx.Node) -> Any:
-    """The specs of the results."""
-    from crelle.backends.torch.cost import spec_of_node
+def _put_anywhere(low: Lowering, op: Op, target: Arg, source: Arg, kind: Dependence) -> int:
+    """``index_put`` with indices of which some are not known: dense over the axes that they index."""
+    if op.get("indices") is None:
+        return low.by_pattern(Lanes, source.value, None, op.shape, kind)
+    taken = [k for k, i in enumerate(op["indices"]) if i is not None]
+    count = len(np.broadcast_shapes(*[i.shape for i in op["indices"] if i is not None]))
+    together = taken == list(range(taken[0], taken[-1] + 1))
+    start = taken[0] if together else 0
+    rest = [a for a in range(len(target.shape)) if a not in taken]
+    full = tuple(target.shape[a] for a in rest)
+    index_shape = tuple(np.broadcast_shapes(*[i.shape for i in op["indices"] if i is not None]))
+    whole = full[:start] + index_shape + full[start:]
+    value = low.broadcast(source.value, whole)
+    axes = tuple(range(start, start + count))
+    if axes:
+        value = low.lanes(Lanes, value, axes, [1 if a in axes else s for a, s in enumerate(whole)], kind)
+    value = low.reshaped(value, [s if a in rest else 1 for a, s in enumerate(target.shape)])
+    return low.scaled(value, kind, None, target.shape)
 
-    return spec_of_node(node)
+
+# -- transposes of moves
 
 
-# -- contractions
+@rule("reflection_pad1d_backward reflection_pad2d_backward reflection_pad3d_backward replication_pad1d_backward "
+      "replication_pad2d_backward replication_pad3d_backward")  # fmt: skip
+def _pad_backward(low: Lowering, op: Op) -> int:
+    forward = getattr(torch.ops.aten, op.name.removesuffix("_backward"))
+    return _transposed_move(low, op, op["grad_output"], op["self"].shape, lambda t: forward(t, op["padding"]))
 
-_PRODUCTS: dict[str, tuple[tuple[Sequence[int], Sequence[int]], tuple[Sequence[int], Sequence[int]]]] = {
-    "mm": (((1,), (0,)), ((), ())), "mv": (((1,), (0,)), ((), ())), "dot": (((0,), (0,)), ((), ())),
-    "vdot": (((0,), (0,)), ((), ())), "bmm": (((2,), (1,)), ((0,), (0,))), "outer": (((), ()), ((), ())),
-}  # fmt: skip
 
-
-def multiplied(low: Lowering, name: str, a: Any, b: Any, out: tuple[int, ...], dtype: Any) -> int | None:
-    """The product of two arguments of which one is a tangent."""
-    left, right = low.tangent(a), low.tangent(b)
-    if left is None and right is None:
-        return None
-    (c_left, c_right), (b_left, b_right) = _PRODUCTS[name]
-    first = left is not None
-    mine, other = (a, b) if first else (b, a)
-    contract = (c_left, c_right) if first else (c_right, c_left)
-    batch = (b_left, b_right) if first else (b_right, b_left)
-    p = product(low.shape(mine), low.shape(other), low.keep(other), contract, batch, first, out)
-    value = left if first else right
-    return low.emit(
-        Contract, [value], dtype, into=p.into, out=p.out, pattern=p.pattern, dependence=low.kind(other), detail=p.detail
+@rule("unfold_backward")
+def _unfold_backward(low: Lowering, op: Op) -> int:
+    return _transposed_move(
+        low, op, op["grad_in"], tuple(op["input_sizes"]), lambda t: t.unfold(op["dim"], op["size"], op["step"])
     )
 
 
-@rule("mm", "bmm", "mv", "dot", "vdot", "outer")
-def _product(low: Lowering, node: fx.Node) -> Any:
-    a, b = args_of(node)[:2]
-    if low.tangent(a) is not None and low.tangent(b) is not None:
-        return low.opaque(node, "not linear in its operands")
-    spec = low.spec(node)
-    return multiplied(low, str(node.target).split(".")[1], a, b, spec.shape, type_of(spec))
+@rule("col2im")
+def _col2im(low: Lowering, op: Op) -> int:
+    a = op["self"]
+    sizes = (*op.shape[:-2], *op["output_size"])
+    rest = (op["kernel_size"], op["dilation"], op["padding"], op["stride"])
+    return _transposed_move(low, op, a, sizes, lambda t: torch.ops.aten.im2col(t, *rest))
 
 
-@rule("addmm", "baddbmm", "addmv")
-def _sum_and_product(low: Lowering, node: fx.Node) -> Any:
-    c, a, b = args_of(node)[:3]
-    if low.tangent(a) is not None and low.tangent(b) is not None:
-        return low.opaque(node, "not linear in its operands")
-    spec, name = low.spec(node), {"addmm": "mm", "baddbmm": "bmm", "addmv": "mv"}[str(node.target).split(".")[1]]
-    plus = low.tangent(c)
-    product_ = multiplied(low, name, a, b, spec.shape, type_of(spec))
-    return low.added([None if plus is None else low.spread(plus, spec.shape), product_])
+@rule("upsample_nearest1d_backward upsample_nearest2d_backward upsample_nearest3d_backward "
+      "_upsample_nearest_exact1d_backward _upsample_nearest_exact2d_backward "
+      "_upsample_nearest_exact3d_backward")  # fmt: skip
+def _nearest_backward(low: Lowering, op: Op) -> int:
+    forward = getattr(torch.ops.aten, op.name.removesuffix("_backward"))
+    scales = [op.get(n) for n in ("scales", "scales_d", "scales_h", "scales_w") if op.get(n) is not None]
+    return _transposed_move(
+        low, op, op["grad_output"], tuple(op["input_size"]), lambda t: forward(t, op["output_size"], *scales)
+    )
 
 
-# -- lanes
+@rule("embedding_dense_backward")
+def _embedding_backward(low: Lowering, op: Op) -> int:
+    grad, index, rows = op["grad_output"], op["indices"].tensor(), op["num_weights"]
+    width = grad.shape[-1]
+    value = low.reshaped(grad.value, (grad.size // width if width else 0, width))
+    if index is None:
+        return low.lanes(Lanes, value, (0,), (rows, width), VARYING)
+    flat = index.reshape(-1).numpy()
+    used = np.flatnonzero(flat != op["padding_idx"]) if op["padding_idx"] >= 0 else np.arange(len(flat))
+    kind = op["indices"].kind
+    return low.mixed(Reduce, value, 0, from_pairs(flat[used], used, rows), rows, kind)
 
 
-@rule("_fft_c2c", "_fft_r2c", "_fft_c2r")
-def _fft(low: Lowering, node: fx.Node) -> Any:
-    value, shape = low.tangent(args_of(node)[0]), low.shape(args_of(node)[0])
-    assert value is not None
-    axes = _axes(args_of(node)[1], len(shape))
-    out = low.spec(node).shape
-    kept = tuple(1 if a in axes else s for a, s in enumerate(shape))
-    return low.spread(low.lanes(Lanes, value, axes, kept, Dependence.CONSTANT), out)
-
-
-def _solved(low: Lowering, value: int, axis: int, out: tuple[int, ...], kind: Dependence, pattern: Any = None) -> int:
-    """A solve: dense along one axis of the right-hand side, whose batch may be broadcast."""
-    shape = low.program.types[value].shape
-    size = shape[axis]
-    mixed = low.mixed(Lanes, value, axis, pattern, size, kind)
-    return low.spread(mixed, out)
-
-
-@rule("linalg_solve_triangular", "triangular_solve")
-def _triangular(low: Lowering, node: fx.Node) -> Any:
-    name = str(node.target)
-    matrix, b = (args_of(node)[0], args_of(node)[1]) if "linalg" in name else (args_of(node)[1], args_of(node)[0])
-    value = low.tangent(b)
-    if value is None or low.tangent(matrix) is not None:
-        return low.opaque(node, "not linear in its operands")
-    if "linalg" in name:
-        upper, left = bool(node.kwargs.get("upper")), bool(node.kwargs.get("left", True))
-        size = low.shape(b)[-2 if left else -1]
-        pattern = triangle(size, upper == left) if size <= 4096 else None
-        return _solved(low, value, -2 if left else -1, low.spec(node).shape, low.kind(matrix), pattern)
-    out = low.spec(node, 0).shape
-    return [_solved(low, value, -2, out, low.kind(matrix)), None]
-
-
-@rule("linalg_lu_solve", "cholesky_solve", "linalg_solve", "lu_solve")
-def _lu_solve(low: Lowering, node: fx.Node) -> Any:
-    name = str(node.target).split(".")[1]
-    place = {"linalg_lu_solve": 2, "cholesky_solve": 0, "linalg_solve": 1, "lu_solve": 0}[name]
-    value = low.tangent(args_of(node)[place])
-    others = [a for k, a in enumerate(args_of(node)) if k != place]
-    if value is None or any(low.tangent(a) is not None for a in others):
-        return low.opaque(node, "not linear in its operands")
-    left = bool(node.kwargs.get("left", True))
-    shape, out = low.program.types[value].shape, low.spec(node).shape
-    axis = -1 if len(shape) == 1 or not left else -2
-    return _solved(low, value, axis, out, low.kind(*others))
-
-
-@rule("_linalg_solve_ex", "linalg_solve_ex")
-def _solve_ex(low: Lowering, node: fx.Node) -> Any:
-    matrix, b = args_of(node)[:2]
-    value = low.tangent(b)
-    specs = low_specs(node)
-    if value is None or low.tangent(matrix) is not None:
-        return low.opaque(node, "not linear in its operands")
-    left = bool(node.kwargs.get("left", True))
-    vector = len(low.shape(b)) == 1 or len(low.shape(b)) == len(low.shape(matrix)) - 1
-    solved = _solved(low, value, -1 if vector or not left else -2, specs[0].shape, low.kind(matrix))
-    return [solved, *[None] * (len(specs) - 1)]
-
-
-@rule("_cdist_backward")
-def _cdist_backward(low: Lowering, node: fx.Node) -> Any:
-    value, shape = low.tangent(args_of(node)[0]), low.shape(args_of(node)[0])
-    if value is None or any(low.tangent(a) is not None for a in args_of(node)[1:]):
-        return low.opaque(node, "not linear in its operands")
-    lane = low.lanes(Lanes, value, [-1], (*shape[:-1], 1), low.kind(*args_of(node)[1:]))
-    return low.spread(lane, low.spec(node).shape)
-
-
-@rule("linalg_matrix_exp", "linalg_inv_ex", "linalg_cholesky_ex", "_linalg_eigh", "_linalg_svd", "linalg_qr",
-      "linalg_lu_factor_ex", "_linalg_det", "_linalg_slogdet", "linalg_lu", "inverse")  # fmt: skip
-def _matrices(low: Lowering, node: fx.Node) -> Any:
-    """Anything that is done matrix by matrix: dense inside each."""
-    value, shape = low.tangent(args_of(node)[0]), low.shape(args_of(node)[0])
-    assert value is not None
-    lane = low.lanes(Lanes, value, [-2, -1], (*shape[:-2], 1, 1), Dependence.VARYING)
-    specs = low_specs(node)
-
-    def result(spec: Any) -> int | None:
-        if spec is None or not (spec.dtype.is_floating_point or spec.dtype.is_complex):
-            return None
-        batch = len(shape) - 2
-        wide = low.moved(lane, lambda a: a.reshape((*shape[:-2], *[1] * (len(spec.shape) - batch))),
-                         (*shape[:-2], *[1] * (len(spec.shape) - batch)))  # fmt: skip
-        return low.spread(wide, spec.shape)
-
-    return [result(s) for s in specs] if isinstance(specs, tuple) and not hasattr(specs, "dtype") else result(specs)
+def _transposed_move(low: Lowering, op: Op, grad: Arg, shape: tuple[int, ...], forward: Any) -> int:
+    """Where a move takes an element from several places, its transpose adds them up."""
+    size = int(np.prod(shape, dtype=np.int64))
+    found = on_ids(forward, np.arange(1, size + 1).reshape(shape)).reshape(-1)
+    rows = np.flatnonzero(found)
+    pattern = from_pairs(found[rows] - 1, rows, size)
+    return low.by_pattern(Reduce, grad.value, pattern, shape, CONSTANT)

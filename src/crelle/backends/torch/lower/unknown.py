@@ -1,118 +1,153 @@
-"""What is done about an operation without a rule: the user's rule, what torch says of it, a probe, or everything."""
+"""Finding a rule for an operation: the user's, ours, its decomposition into others, a probe, or everything."""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch import fx
+from torch import Tensor
 
-from crelle.backends.torch.cost import spec_of_node
-from crelle.backends.torch.lower.pointwise import arguments, each_element, is_pointwise
-from crelle.backends.torch.lower.walk import Lowering, Rule, name_of, type_of
-from crelle.backends.torch.lower.windows import by_image, image_rank
-from crelle.backends.torch.rewrite.values import Spec, map_nodes
-from crelle.tangent.program import Lanes
+from crelle._errors import CrelleError
+from crelle.backends.torch.lower.known import as_array
+from crelle.backends.torch.lower.op import Op, Tangent, map_args
+from crelle.backends.torch.lower.pointwise import is_pointwise, pointwise
+from crelle.backends.torch.lower.walk import RULES, Lowering, Results, Rule
+from crelle.backends.torch.record import record
+from crelle.backends.torch.rewrite.values import is_random
+from crelle.tangent.program import Lanes, Reduce
 from crelle.tangent.rules import LinearOperand, find, patterns
-from crelle.tangent.shapes import csr
+from crelle.tangent.stencils import csr
 
-#: Elements of operand and result up to which a linear map is run on every unit vector.
-_PROBE = 1 << 12
-#: Derivatives of activations and element-wise losses: linear in the gradient, element by element.
-_BACKWARDS = ("_backward", "_jvp")
-_NOT_EACH = ("norm", "pool", "conv", "dist", "softmax", "embedding", "grid", "upsample", "attention", "loss2d", "ctc",
-             "multilabel", "multi_margin", "segment", "nll", "glu", "im2col", "col2im", "cholesky", "linalg",
-             "fold", "max", "min", "prod", "norm", "index", "scatter", "lstm", "gru", "rnn", "histc")  # fmt: skip
+#: Errors that are the user's to see.
+USER_ERRORS = (CrelleError,)
+#: Elements of the operand and of all operands up to which a linear map is run on every basis vector.
+_PROBED, _PROBED_ALL = 256, 1 << 12
+#: How deep decompositions may lie inside one another.
+_DEPTH = 6
 
 
-def users(node: fx.Node) -> Rule | None:
-    """The rule that a user registered for an operation."""
-    declared = find(str(node.target)) or find(name_of(node))
-    if declared is None:
+def find_rule(op: Op) -> Rule:
+    """The rule of an operation."""
+    return users(op) or RULES.get(op.name) or (pointwise if is_pointwise(op) else expand_or_probe)
+
+
+def users(op: Op) -> Rule | None:
+    """The rule that a user registered for an operation, by the name of its overload or of the operation."""
+    names = [str(op.target), str(getattr(op.target, "overloadpacket", op.target))]
+    declared = [(n, found) for n in names if (found := find(n)) is not None]
+    if not declared:
         return None
-    name = name_of(node)
+    name, function = declared[0]
 
-    def rule(low: Lowering, node: fx.Node) -> Any:
-        tensors = [a for a in arguments(node) if isinstance(a, fx.Node)]
-        spec = spec_of_node(node)
-        specs = [spec] if isinstance(spec, Spec) else list(spec or ())
-        operands = []
-        for a in tensors:
-            value = None if low.tangent(a) is not None else low.known(a)
-            array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else None
-            dtype = str(low.spec(a).dtype).removeprefix("torch.")
-            operands.append(LinearOperand(low.shape(a), dtype, low.tangent(a) is not None, array))
-        plain = {f"arg{k}": a for k, a in enumerate(node.args) if not isinstance(a, fx.Node)} | dict(node.kwargs)
-        found = patterns(name, declared, operands, [s.shape for s in specs], plain)
+    def rule(low: Lowering, op: Op) -> Results:
+        operands = [
+            LinearOperand(a.shape, str(a.spec.dtype).removeprefix("torch."), a.linear, None if a.linear else a.array())
+            for a in op.tensors
+        ]
+        specs = [s for s in op.specs if s is not None]
+        params = dict(op.kwargs) | {"args": map_args(op.args, lambda a: None)}
+        found = iter(patterns(name, function, operands, [s.shape for s in specs], params))
         low.program.trusted.append(name)
-        kind = low.kind(*tensors)
-        results = [
-            low.added([
-                _by_pattern(low, low.tangent(a), s, pattern, kind)
-                for a, pattern in zip(tensors, row, strict=True) if low.tangent(a) is not None
-            ])
-            for s, row in zip(specs, found, strict=True)
-        ]  # fmt: skip
-        return results[0] if isinstance(spec, Spec) else results
+        results: list[int | None] = []
+        for spec in op.specs:
+            if spec is None:
+                results.append(None)
+                continue
+            each = zip(op.tensors, next(found), strict=True)
+            parts = [low.by_pattern(Lanes, a.value, p, spec.shape, op.kind()) for a, p in each if a.linear]
+            results.append(low.added(parts))
+        return results
 
     return rule
 
 
-def _by_pattern(low: Lowering, value: int | None, spec: Spec, pattern: Any, kind: Any) -> int:
-    type_ = type_of(spec)
-    return low.emit(
-        Lanes, [value], type_, into=lambda ids: ids.reshape(-1, 1), pattern=pattern, dependence=kind,
-        out=lambda ids: np.broadcast_to(ids, (type_.size, 1)).reshape(type_.shape),
-    )  # fmt: skip
+def expand_or_probe(low: Lowering, op: Op) -> Results:
+    """An operation that we have no rule for."""
+    found = expanded(low, op) or _probe(low, op)
+    return found if found is not None else low.unknown(op, "no rule for this operation")
 
 
-def fallback(node: fx.Node) -> Rule:
-    """What is done about an operation that we have no rule for."""
-    rank = image_rank(node)
-    if rank is not None:
-        return lambda low, node: by_image(low, node, rank)
-    name = name_of(node)
-    if is_pointwise(node):
-        return each_element
-    if name.endswith(_BACKWARDS) and not any(part in name for part in _NOT_EACH):
-        return _backward
-    return _probe_or_give_up
+def expanded(low: Lowering, op: Op) -> Sequence[int | None] | None:
+    """The operation in terms of others, as PyTorch decomposes it."""
+    definition = _definition(op)
+    if definition is None or low.depth >= _DEPTH:
+        return None
+    tensors = list({id(a): a for a in op.tensors}.values())
 
+    def stand_in(a: Any) -> Tensor:
+        value = a.tensor()
+        return torch.zeros(a.shape, dtype=a.spec.dtype, device=a.spec.device) if value is None else value
 
-def _backward(low: Lowering, node: fx.Node) -> Any:
-    """``gelu_backward`` and the like, if all that comes in has the shape of what comes out."""
-    spec = spec_of_node(node)
-    shapes = [low.shape(n) for n in node.all_input_nodes]
-    if not isinstance(spec, Spec) or any(s not in (spec.shape, ()) for s in shapes):
-        return _probe_or_give_up(low, node)
-    return each_element(low, node)
+    def body(*given: Tensor) -> Any:
+        of = {id(a): t for a, t in zip(tensors, given, strict=True)}
+        return definition(*map_args(op.args, lambda a: of[id(a)]), **map_args(op.kwargs, lambda a: of[id(a)]))
 
-
-def _probe_or_give_up(low: Lowering, node: fx.Node) -> Any:
-    tangents = [n for n in dict.fromkeys(node.all_input_nodes) if low.tangent(n) is not None]
-    spec = spec_of_node(node)
-    others = [n for n in node.all_input_nodes if n not in tangents]
-    if len(tangents) != 1 or not isinstance(spec, Spec) or any(low.known(n) is None for n in others):
-        return low.opaque(node, "no rule")
-    source, shape = tangents[0], low.shape(tangents[0])
-    size = int(np.prod(shape, dtype=np.int64))
-    if size > 256 or size + spec.size > _PROBE:
-        return low.opaque(node, "no rule, and too large to be probed")
-    target: Any = node.target
-    columns = []
+    low.depth += 1
+    maps, notes = len(low.program.maps), len(low.program.notes)
     try:
-        for j in range(size):
-            unit = torch.zeros(size, dtype=low.spec(source).dtype)
-            unit[j] = 1
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            module = record(body, [stand_in(a) for a in tensors], differentiable=False)
+        if any(n.target is op.target for n in module.graph.nodes):
+            return None
+        found = low.run(module, [a.entry for a in tensors])
+    except USER_ERRORS:
+        raise
+    except Exception:  # a decomposition that does not hold here
+        del low.program.maps[maps:], low.program.notes[notes:]
+        return None
+    finally:
+        low.depth -= 1
+    results = list(found) if isinstance(found, (list, tuple)) else [found]
+    if len(results) != len(op.specs):
+        return None
+    return [e.value if isinstance(e, Tangent) else None for e in results]
 
-            def given(n: fx.Node, unit: torch.Tensor = unit) -> Any:
-                return unit.reshape(shape) if n is source else low.known(n)
 
-            with torch.no_grad():
-                found = target(*map_nodes(node.args, given), **map_nodes(node.kwargs, given))
-            columns.append(found.reshape(-1).ne(0).numpy())
-    except Exception as error:  # any operation, any failure: it stays unknown
-        return low.opaque(node, f"no rule, and it cannot be probed ({type(error).__name__})")
-    matrix = np.stack(columns, 1) if columns else np.zeros((spec.size, 0), bool)
-    return _by_pattern(low, low.tangent(source), spec, csr(matrix), low.kind(*others))
+def _definition(op: Op) -> Any:
+    direct = getattr(op.target, "impl_aten", None)  # a prim
+    if direct is not None:
+        return direct
+    from torch._decomp import decomposition_table  # the only list of them; loading it takes long
+
+    found = decomposition_table.get(op.target)
+    if found is not None:
+        return found
+    try:
+        composite = torch._C._dispatch_has_kernel_for_dispatch_key(op.target.name(), "CompositeImplicitAutograd")
+    except (AttributeError, RuntimeError):
+        return None
+    return op.target.decompose if composite else None
+
+
+def _probe(low: Lowering, op: Op) -> Sequence[int | None] | None:
+    """Run a small linear map with known coefficients on basis vectors and read its matrix."""
+    linear = list({id(a): a for a in op.linear}.values())
+    others = [a for a in op.tensors if not a.linear]
+    if len(linear) != 1 or is_random(op.target) or not str(op.target).startswith(("aten", "prims")):
+        return None  # an operation of the user's may be anything but linear
+    (arg,) = linear
+    if arg.size > _PROBED or sum(a.size for a in op.tensors) > _PROBED_ALL:
+        return None
+    values = {id(a): a.tensor() for a in others}
+    if any(v is None for v in values.values()):
+        return None
+    columns: list[list[Any]] = []
+    for j in range(arg.size):
+        basis = torch.zeros(arg.size, dtype=arg.spec.dtype, device=arg.spec.device)
+        basis[j] = 1
+        given = {**values, id(arg): basis.reshape(arg.shape)}
+        found = op.run(lambda a, given=given: given[id(a)])  # type: ignore[misc]
+        results = list(found) if isinstance(found, (list, tuple)) else [found]
+        columns.append([as_array(r != 0).reshape(-1) if isinstance(r, Tensor) else None for r in results])
+    out: list[int | None] = []
+    for k, spec in enumerate(op.specs):
+        if spec is None or not columns:
+            out.append(None)
+            continue
+        pattern = csr(np.stack([c[k] for c in columns], 1))
+        out.append(low.by_pattern(Reduce, arg.value, pattern, spec.shape, op.kind()))
+    return out

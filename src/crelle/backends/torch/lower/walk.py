@@ -1,309 +1,302 @@
-"""Walking an aten graph of arrays and seeds: what is known, what varies, and what is linear in the seeds."""
+"""Walking an aten graph that holds values and tangents: what is known, what varies, and what is linear in the tangents.
+
+A rule ``rule(low, op)`` for an operation of which some operands are linear returns the id of the result's value, or
+``None`` where it is zero; a list of them where there are several results. It appends maps with the methods of ``low``.
+Operations that write are lowered as those that do not: :class:`Memory` knows who else reads the memory.
+"""
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from torch import fx
+from torch import Tensor, fx
+from torch.utils._python_dispatch import _disable_current_modes
 
-from crelle._arrays import ArrayType
-from crelle.backends.torch.codegen import attribute_of
-from crelle.backends.torch.cost import node_cost, spec_of_node
-from crelle.backends.torch.rewrite.values import Spec, is_random, map_nodes
-from crelle.tangent.program import Add, Dependence, Gather, LinearMap, Mix, Move, Opaque, Scale, TangentProgram
+from crelle.backends.torch import cost
+from crelle.backends.torch.lower.known import Known, on_ids
+from crelle.backends.torch.lower.op import Arg, Entry, Op, Primal, Tangent, map_args, names_of, type_of, written
+from crelle.backends.torch.rewrite.values import Spec, aten, map_nodes, spec_of, tensors_in
+from crelle.tangent.build import Builder
+from crelle.tangent.program import Dependence, Gather, TangentProgram
 
-Array = np.ndarray[Any, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Primal:
-    """A value that does not depend on the seeds; ``value`` computes it if it can be known."""
-
-    kind: Dependence
-    value: Callable[[], Any] | None = None
+Results = int | Sequence[int | None] | None
+Rule = Callable[["Lowering", Op], Results]
+RULES: dict[str, Rule] = {}
+VARYING = Dependence.VARYING
 
 
-@dataclass(frozen=True, slots=True)
-class Tangent:
-    """A value that is linear in the seeds; ``value=None`` is zero."""
-
-    value: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Several:
-    """The results of an operation that returns a tuple."""
-
-    items: tuple[Any, ...]
-
-
-Entry = Primal | Tangent | Several
-Rule = Callable[["Lowering", fx.Node], Any]
-#: By overload packet. A rule returns the id of the result, ``None`` for zero, or a list of these for several results.
-RULES: dict[Any, Rule] = {}
-
-
-def rule(*names: str) -> Callable[[Rule], Rule]:
-    """Declare how operations of these names become linear maps; a name that this torch lacks is left out."""
+def rule(names: str) -> Callable[[Rule], Rule]:
+    """Declare how operations of these names, all overloads of each, become linear maps."""
 
     def declare(function: Rule) -> Rule:
-        for name in names:
-            packet = getattr(torch.ops.aten, name, None)
-            if packet is not None:
-                RULES[packet] = function
+        RULES.update(dict.fromkeys(names.split(), function))
         return function
 
     return declare
 
 
-def type_of(spec: Spec) -> ArrayType:
-    """The type of a tensor of which only the spec is known."""
-    return ArrayType(str(spec.dtype).removeprefix("torch."), spec.shape)
+class Memory:
+    """What a tensor and its views share: its content now, and how often it was written."""
+
+    __slots__ = ("entry", "spec", "version")
+
+    def __init__(self, entry: Entry, spec: Spec) -> None:
+        self.entry, self.spec, self.version = entry, spec, 0
 
 
-class Lowering:
-    """Turns the part of an aten graph that depends on seeds into a :class:`TangentProgram`."""
+Step = Callable[[Tensor], Tensor]
 
-    def __init__(self, module: fx.GraphModule, program: TangentProgram) -> None:
-        self.module, self.program = module, program
-        self.env: dict[fx.Node, Entry] = {}
-        self._equation: tuple[str, float, float] = ("", 0.0, 0.0)
 
-    def run(self, given: Sequence[Entry]) -> list[Entry]:
-        """Walk the nodes; returns what the results are."""
-        inputs = iter(given)
-        for node in self.module.graph.nodes:
+class Ref:
+    """A tensor of the graph: memory, and the views that lead to the tensor."""
+
+    __slots__ = ("entry", "memory", "spec", "steps", "version")
+
+    def __init__(self, memory: Memory, entry: Entry, spec: Spec, steps: tuple[tuple[Op, int | None], ...] = ()) -> None:
+        self.memory, self.entry, self.spec, self.steps = memory, entry, spec, steps
+        self.version = memory.version
+
+    @staticmethod
+    def fresh(entry: Entry, spec: Spec) -> Ref:
+        """A tensor that has its memory to itself."""
+        return Ref(Memory(entry, spec), entry, spec)
+
+
+class Lowering(Builder):
+    """Turns the part of an aten graph that depends on tangents into a :class:`TangentProgram`."""
+
+    def __init__(self, program: TangentProgram) -> None:
+        super().__init__(program)
+        self.depth = 0
+
+    def run(self, module: fx.GraphModule, given: Sequence[Entry]) -> Any:
+        """Walk the graph; returns what its results are, nested as they are."""
+        entries = iter(given)
+        live = set(cost.live(module.graph))
+        changed = _changed_attributes(module.graph)
+        env: dict[fx.Node, Any] = {}
+        for node in module.graph.nodes:
             if node.op == "placeholder":
-                self.env[node] = next(inputs)
+                spec = cost.spec_of_node(node)
+                env[node] = Ref.fresh(next(entries), spec)
             elif node.op == "get_attr":
-                tensor = attribute_of(self.module, node)
-                self.env[node] = Primal(Dependence.CONSTANT, _given(tensor))
+                value = _attribute(module, str(node.target))
+                entry = Primal(VARYING) if node in changed else Primal(Dependence.CONSTANT, Known.of(value))
+                env[node] = Ref.fresh(entry, spec_of(value))
             elif node.op == "output":
-                results: Any = node.args[0]
-                return [
-                    self.env[r] if isinstance(r, fx.Node) else Primal(Dependence.CONSTANT, _given(r)) for r in results
-                ]
-            else:
-                self.env[node] = self._node(node)
+                return map_nodes(node.args[0], lambda n: self._read(env[n]))
+            elif node in live and node.target is operator.getitem:
+                env[node] = env[node.args[0]][node.args[1]]
+            elif node in live:
+                env[node] = self._visit(module, node, env)
         raise AssertionError("a graph without output")
 
-    def _node(self, node: fx.Node) -> Entry:
-        arguments: Any = node.args
-        if node.target is operator.getitem:
-            entry, index = self.env[arguments[0]], arguments[1]
-            if isinstance(entry, Several):
-                return entry.items[index]  # type: ignore[no-any-return]
-            assert isinstance(entry, Primal)
-            whole = entry.value
-            return Primal(entry.kind, None if whole is None else lambda: whole()[index])
-        entries = [self.env[n] for n in node.all_input_nodes]
-        if not any(isinstance(e, Tangent) for e in entries):
-            return self._primal(node, entries)
-        if not any(isinstance(e, Tangent) and e.value is not None for e in entries):
-            return self._zeros(node)
-        flops, moved = node_cost(node)
-        self._equation = (name_of(node), flops, moved)
-        found = self._rule(node)(self, node)
-        if isinstance(found, list):
-            return Several(tuple(e if isinstance(e, Primal) else Tangent(e) for e in found))
-        return Tangent(found)
+    def _visit(self, module: fx.GraphModule, node: fx.Node, env: dict[fx.Node, Any]) -> Any:
+        def arg(n: fx.Node) -> Any:
+            ref = env[n]
+            return Arg(ref.spec, self._read(ref)) if isinstance(ref, Ref) else None
 
-    def _rule(self, node: fx.Node) -> Rule:
-        from crelle.backends.torch.lower.unknown import fallback, users
-
-        packet = getattr(node.target, "overloadpacket", node.target)
-        return users(node) or RULES.get(packet) or fallback(node)
-
-    def _zeros(self, node: fx.Node) -> Entry:
-        spec = spec_of_node(node)
-        return Tangent(None) if isinstance(spec, Spec) or spec is None else Several((Tangent(None),) * len(spec))
-
-    def _primal(self, node: fx.Node, entries: Sequence[Entry]) -> Entry:
-        primal = [e for e in entries if isinstance(e, Primal)]
-        kind = max((e.kind for e in primal), default=Dependence.CONSTANT)
-        if is_random(node.target):
-            return Primal(Dependence.VARYING)
-        if len(primal) < len(entries) or any(e.value is None for e in primal):
-            return Primal(kind)
-        return Primal(kind, _lazily(lambda: self.evaluate(node)))
-
-    def evaluate(self, node: fx.Node) -> Any:
-        """Run an operation all of whose operands are known."""
-
-        def value(n: fx.Node) -> Any:
-            entry = self.env[n]
-            assert isinstance(entry, Primal) and entry.value is not None
-            return entry.value()
-
-        args, kwargs = map_nodes(node.args, value), map_nodes(node.kwargs, value)
-        with torch.no_grad():
-            target: Any = node.target
-            return target(*args, **kwargs)
-
-    # -- what rules use
-
-    def tangent(self, argument: Any) -> int | None:
-        """The value that an argument is, if it is a tangent that is not zero."""
-        entry = self.env.get(argument) if isinstance(argument, fx.Node) else None
-        return entry.value if isinstance(entry, Tangent) else None
-
-    def kind(self, *arguments: Any) -> Dependence:
-        """What coefficients among the arguments depend on."""
-        found = Dependence.CONSTANT
-        for a in arguments:
-            entry = self.env.get(a) if isinstance(a, fx.Node) else None
-            if isinstance(entry, Primal):
-                found = max(found, entry.kind)
-            elif isinstance(a, (tuple, list)):
-                found = max(found, self.kind(*a))
-        return found
-
-    def known(self, argument: Any) -> Any:
-        """The value of an argument that is no tangent, ``None`` if it is not known before f is run."""
-        if not isinstance(argument, fx.Node):
-            return argument
-        entry = self.env[argument]
-        return entry.value() if isinstance(entry, Primal) and entry.value is not None else None
-
-    def keep(self, argument: Any) -> Array | None:
-        """False where a coefficient is known to be zero; ``None`` if that is nowhere known."""
-        value = self.known(argument)
-        if value is None:
+        args, kwargs = map_nodes(tuple(node.args), arg), map_nodes(dict(node.kwargs), arg)
+        spec = cost.spec_of_node(node)
+        if spec is None and not isinstance(node.target, torch._ops.OpOverload):
             return None
-        nonzero = np.asarray(value.detach().cpu().ne(0).numpy() if isinstance(value, torch.Tensor) else value != 0)
-        return None if nonzero.all() else nonzero
+        op = Op(node.target, args, kwargs, spec)
+        op.layout = _layout(node, module)
+        flops = 0.0 if cost.is_view(node) else sum(cost.work(node))
+        moved = (
+            0.0 if cost.is_view(node) else float(sum(s.nbytes for s in (*(a.spec for a in op.tensors), *op.specs) if s))
+        )
+        before, self.operation = self.operation, (op.name, flops, moved)
+        try:
+            places = written(op.target)
+            if places:
+                return self._write(node, op, places, env)
+            entries = self.apply(op)
+        finally:
+            self.operation = before
+        first = env.get(node.args[0]) if node.args and isinstance(node.args[0], fx.Node) else None
+        if isinstance(first, Ref) and _is_view(op.target):
+            steps = first.steps
+            if isinstance(op.spec, Spec):
+                return Ref(first.memory, entries[0], op.spec, (*steps, (op, None)))
+            return [
+                Ref(first.memory, e, s, (*steps, (op, k))) if s else None
+                for k, (e, s) in enumerate(zip(entries, op.specs, strict=True))
+            ]
+        refs = [None if s is None else Ref.fresh(e, s) for e, s in zip(entries, op.specs, strict=True)]
+        return refs[0] if not op.several else refs
 
-    def shape(self, argument: Any) -> tuple[int, ...]:
-        """The shape of an argument; of a number, ``()``."""
-        if not isinstance(argument, fx.Node):
-            return tuple(argument.shape) if isinstance(argument, torch.Tensor) else ()
-        spec = spec_of_node(argument)
-        assert isinstance(spec, Spec)
-        return spec.shape
+    def apply(self, op: Op) -> list[Entry]:
+        """What the results of an operation are."""
+        from crelle.backends.torch.lower import primal, unknown
 
-    def spec(self, node: fx.Node, item: int | None = None) -> Spec:
-        """The spec of the result of a node, or of one of its results."""
-        found = spec_of_node(node)
-        found = found if item is None else found[item]
-        assert isinstance(found, Spec)
-        return found
+        specs = op.specs
+        if not any(isinstance(a.entry, Tangent) for a in op.tensors):
+            return primal.results(op)
+        plain = [s is None or not (s.dtype.is_floating_point or s.dtype.is_complex) for s in specs]
+        if all(plain):  # a comparison with a tangent
+            return [Primal(VARYING) for _ in specs]
+        if not op.linear:
+            return [Primal(VARYING) if p else Tangent(None) for p in plain]
+        count, notes = len(self.program.maps), len(self.program.notes)
+        cost_before = self.operation
+        try:
+            found = unknown.find_rule(op)(self, op)
+        except unknown.USER_ERRORS:
+            raise
+        except Exception as error:  # a form of the operation that its rule did not foresee
+            del self.program.maps[count:], self.program.notes[notes:]
+            self.operation = cost_before
+            found = self.unknown(op, f"its rule does not hold here ({type(error).__name__})")
+        values = list(found) if isinstance(found, Sequence) else [found]
+        assert len(values) == len(specs), op.name
+        return [Primal(VARYING) if p else Tangent(v) for p, v in zip(plain, values, strict=True)]
 
-    def emit(self, make: type[LinearMap], operands: Sequence[int | None], type_: ArrayType, **fields: Any) -> int:
-        """Append a map with one result; its name and cost are those of the operation."""
-        name, flops, moved = self._equation
-        self._equation = (name, 0.0, 0.0)  # an operation is paid once, however many maps it becomes
-        result = self.program.value(type_)
-        fields = {"name": name, "flops": flops, "bytes": moved, **fields}
-        self.program.maps.append(make(operands=tuple(operands), results=(result,), **fields))
-        return result
+    def unknown(self, op: Op, why: str) -> list[int | None]:
+        """An operation about which nothing is known."""
+        types = [None if s is None else type_of(s) for s in op.specs]
+        return self.opaque([a.tangent for a in op.linear], types, why)
 
-    def type_of(self, value: int) -> ArrayType:
-        """The type of a value."""
-        return self.program.types[value]
+    # -- memory
 
-    def moved(self, value: int, move: Move, shape: Sequence[int], kind: Dependence = Dependence.CONSTANT) -> int:
-        """One value, moved."""
-        type_ = ArrayType(self.program.types[value].dtype, tuple(shape))
-        return self.emit(Gather, [value], type_, move=move, dependence=kind)
+    def _read(self, ref: Any) -> Any:
+        """What a tensor is now."""
+        if not isinstance(ref, Ref):
+            return ref
+        if ref.version != ref.memory.version:
+            entry, spec = ref.memory.entry, ref.memory.spec
+            for op, k in ref.steps:
+                rest = op.args[1:]
+                again = Op(op.target, [Arg(spec, entry), *rest], op.kwargs, op.spec)
+                before, self.operation = self.operation, (op.name, 0.0, 0.0)
+                found = self.apply(again)
+                self.operation = before
+                entry, spec = (found[0], op.spec) if k is None else (found[k], op.spec[k])
+            ref.entry, ref.version = entry, ref.memory.version
+        return ref.entry
 
-    def spread(self, value: int, shape: Sequence[int]) -> int:
-        """A value broadcast to a shape."""
-        shape = tuple(shape)
-        if self.program.types[value].shape == shape:
-            return value
-        return self.moved(value, lambda a: np.broadcast_to(a, shape), shape)
+    def _write(self, node: fx.Node, op: Op, places: tuple[int, ...], env: dict[fx.Node, Any]) -> Any:
+        names = [node.args[i] for i in places if i < len(node.args)]
+        keywords = {known for i, (known, _) in enumerate(names_of(op.target)) if i in places}
+        refs = [env[n] for n in tensors_in(names, [v for k, v in node.kwargs.items() if k in keywords])]
+        if places == (0,) and len(refs) == 1 and isinstance(op.spec, Spec):
+            (ref,) = refs
+            op.spec = ref.spec
+            (entry,) = self.apply(op)
+            self._put(ref, entry)
+            return ref
+        # several tensors, or lists of them: rare, and nothing is known of what they hold then
+        for ref in refs:
+            self._put(ref, self._anything(op, ref.spec))
+        found = [None if s is None else Ref.fresh(self._anything(op, s), s) for s in op.specs]
+        return found[0] if isinstance(op.spec, Spec) else found
 
-    def scaled(
-        self, value: int, kind: Dependence, keep: Array | None = None, shape: Sequence[int] | None = None
-    ) -> int:
-        """A value times a coefficient, broadcast to ``shape`` first."""
-        value = value if shape is None else self.spread(value, shape)
-        return self.emit(Scale, [value], self.program.types[value], keep=keep, dependence=kind)
+    def _anything(self, op: Op, spec: Spec) -> Entry:
+        """A result of an operation that writes to several tensors."""
+        if not op.linear or not (spec.dtype.is_floating_point or spec.dtype.is_complex):
+            return Primal(VARYING)
+        return Tangent(self.opaque([a.tangent for a in op.linear], [type_of(spec)], "it writes to several tensors")[0])
 
-    def added(self, values: Sequence[int | None], kind: Dependence = Dependence.CONSTANT) -> int | None:
-        """The sum of some values."""
-        some = [v for v in values if v is not None]
-        if len(some) < 2:
-            return some[0] if some else None
-        return self.emit(Add, some, self.program.types[some[0]], dependence=kind)
+    def _put(self, ref: Ref, entry: Entry) -> None:
+        """Give a tensor, and so all that shares its memory, a new content."""
+        memory = ref.memory
+        memory.entry = entry if not ref.steps else self._put_part(memory, ref, entry)
+        memory.version += 1
+        ref.entry, ref.version = entry, memory.version
 
-    def mixed(
-        self, make: type[Mix], value: int, axis: int, pattern: Any, size: int, kind: Dependence, **fields: Any
-    ) -> int:
-        """A mix along one axis, which becomes ``size`` long; ``pattern=None`` makes all of it equal."""
-        shape = self.program.types[value].shape
-        axis %= len(shape)
-        rest = shape[:axis] + shape[axis + 1 :]
-        new = (*shape[:axis], size, *shape[axis + 1 :])
+    def _put_part(self, memory: Memory, ref: Ref, new: Entry) -> Entry:
+        old = memory.entry
 
-        def into(a: Any) -> Any:
-            return np.moveaxis(a, axis, 0).reshape(shape[axis], -1)
+        def into(base: Tensor, part: Tensor) -> Tensor:
+            base = base.clone(memory_format=torch.contiguous_format)
+            _written_part(base, ref.steps).copy_(part)
+            return base
 
-        def out(a: Any) -> Any:
-            return np.moveaxis(np.broadcast_to(a, (size, a.shape[1])).reshape((size, *rest)), 0, axis)
-
-        type_ = ArrayType(self.program.types[value].dtype, new)
-        return self.emit(make, [value], type_, into=into, out=out, pattern=pattern, dependence=kind, **fields)
-
-    def lanes(self, make: type[Mix], value: int, axes: Sequence[int], shape: Sequence[int], kind: Dependence) -> int:
-        """Dense over some axes together; the axes stay and broadcast to ``shape``."""
-        old = self.program.types[value].shape
-        axes = sorted({a % len(old) for a in axes}) if old else []
-        length = int(np.prod([old[a] for a in axes], dtype=np.int64))
-        rest = [s for a, s in enumerate(old) if a not in axes]
-
-        def into(a: Any) -> Any:
-            return np.moveaxis(a, tuple(axes), tuple(range(len(axes)))).reshape(length, -1)
-
-        def out(a: Any) -> Any:
-            return np.broadcast_to(np.expand_dims(a.reshape(rest), tuple(axes)), tuple(shape))
-
-        type_ = ArrayType(self.program.types[value].dtype, tuple(shape))
-        return self.emit(make, [value], type_, into=into, out=out, dependence=kind)
-
-    def opaque(self, node: fx.Node, why: str) -> Any:
-        """Every element on every element, and a note that says so."""
-        operands = tuple(e.value for n in node.all_input_nodes if isinstance(e := self.env[n], Tangent))
-        spec = spec_of_node(node)
-        specs = [spec] if isinstance(spec, Spec) else list(spec or ())
-        results = [None if s is None else self.program.value(type_of(s)) for s in specs]
-        name, flops, moved = self._equation
-        self.program.maps.append(
-            Opaque(
-                name=name, operands=operands, results=tuple(results), dependence=Dependence.VARYING, flops=flops,
-                bytes=moved,
-            )
-        )  # fmt: skip
-        self.program.note(f"{name}: {why}; every output is taken to depend on all of its input")
-        return results[0] if isinstance(spec, Spec) else results
+        if isinstance(old, Primal) and isinstance(new, Primal):
+            kind = max(old.kind, new.kind)
+            a, b = old.known, new.known
+            return Primal(kind, None if a is None or b is None else Known(lambda: into(a.get(), b.get())))
+        olds, news = Arg(memory.spec, old), Arg(ref.spec, new)
+        if not olds.linear and not news.linear:
+            return Tangent(None)
+        type_ = type_of(memory.spec)
+        parts = [olds.tangent, news.tangent]
+        if not _writable(memory.spec, ref):
+            return Tangent(self.opaque(parts, [type_], "it writes through a view of another layout")[0])
+        return Tangent(
+            self.emit(Gather, parts, type_, move=lambda a, b: on_ids(into, a, b), shapes=(olds.shape, news.shape))
+        )
 
 
-def _given(value: Any) -> Callable[[], Any]:
-    return lambda: value
+#: Views that depend on the layout of the memory, or after which an element is a part of one of the memory.
+_NO_PLAIN_VIEWS = frozenset(("as_strided", "view_as_real", "view_as_complex", "real", "imag"))
 
 
-def _lazily(compute: Callable[[], Any]) -> Callable[[], Any]:
-    kept: list[Any] = []
-
-    def value() -> Any:
-        if not kept:
-            kept.append(compute())
-        return kept[0]
-
-    return value
-
-
-def args_of(node: fx.Node) -> Any:
-    """The positional arguments, nodes where they are tensors."""
-    return node.args
+def _writable(spec: Spec, ref: Ref) -> bool:
+    """Whether the view can be made again of a contiguous copy, to write to it."""
+    if any(op.name in _NO_PLAIN_VIEWS for op, _ in ref.steps):
+        return False
+    try:
+        with _disable_current_modes():
+            return _written_part(torch.empty(spec.shape, device="meta"), ref.steps).shape == ref.spec.shape
+    except Exception:  # a view that contiguous memory does not have
+        return False
 
 
-def name_of(node: fx.Node) -> str:
-    """The operation, for people: ``mm``, ``my::op``."""
-    target: Any = node.target
-    return str(target).removeprefix("aten.").split(".")[0] if hasattr(target, "_schema") else str(target)
+def _written_part(base: Tensor, steps: Sequence[tuple[Op, int | None]]) -> Tensor:
+    """The view of ``base`` that some steps make; it shares memory with it."""
+    for op, k in steps:
+        if op.name in ("_conj", "_neg_view"):
+            continue
+        found = op.target(base, *map_args(op.args[1:], _no_tensor), **op.kwargs)
+        base = found if k is None else found[k]
+    return base
+
+
+def _no_tensor(arg: Arg) -> Any:
+    raise TypeError("a view with a tensor among its arguments")
+
+
+def _is_view(target: Any) -> bool:
+    schema = getattr(target, "_schema", None)
+    if schema is None or not schema.arguments or not schema.returns:
+        return False
+    first = schema.arguments[0].alias_info
+    return first is not None and not first.is_write
+
+
+def _changed_attributes(graph: fx.Graph) -> set[fx.Node]:
+    """Captured tensors that f writes to: their values are not those that f read."""
+    root: dict[fx.Node, fx.Node] = {}
+    changed: set[fx.Node] = set()
+    for node in graph.nodes:
+        if node.op == "get_attr":
+            root[node] = node
+        elif node.op == "call_function":
+            sources = [n for n in node.all_input_nodes if n in root]
+            places = written(node.target)
+            if places:
+                changed.update(root[n] for n in sources if n in [node.args[i] for i in places if i < len(node.args)])
+            if sources and (places or _is_view(node.target) or node.target is operator.getitem):
+                root[node] = root[sources[0]]
+    return changed
+
+
+def _layout(node: fx.Node, module: fx.GraphModule) -> tuple[tuple[int, ...], int] | None:
+    """(strides, offset) of what ``as_strided`` is applied to, in the traced run."""
+    source = node.args[0] if node.args else None
+    if node.target is not aten.as_strided.default or not isinstance(source, fx.Node):
+        return None
+    value = _attribute(module, str(source.target)) if source.op == "get_attr" else source.meta.get("val")
+    if "layout" in source.meta:
+        return source.meta["layout"]  # type: ignore[no-any-return]
+    return (tuple(value.stride()), int(value.storage_offset())) if isinstance(value, Tensor) else None
+
+
+def _attribute(module: Any, path: str) -> Any:
+    for part in path.split("."):
+        module = getattr(module, part)
+    return module
