@@ -97,7 +97,7 @@ class TorchBackend:
 
     def tangent_program(self, call: Call, known: bool = False) -> TangentProgram:
         """The derivative of f as linear maps."""
-        from crelle.backends.torch.tangent import tangent_program
+        from crelle.backends.torch.linear import tangent_program
 
         return tangent_program(call, known)
 

@@ -17,7 +17,7 @@ from crelle._patterns import given_pattern
 from crelle.backends._protocol import Call
 from crelle.backends.torch import graph, programs, run, watch
 from crelle.backends.torch.flat import FlatFunction
-from crelle.backends.torch.tangent import tangent_program
+from crelle.backends.torch.linear import tangent_program
 from crelle.backends.torch.trace import TorchTrace
 from crelle.pattern import SparsityPattern
 from crelle.tangent.report import outputs_of

@@ -43,6 +43,12 @@ class Several:
 
 
 Entry = Primal | Tangent | Several
+
+
+class Unreadable(Exception):
+    """The graph holds something that maps of strided tensors do not describe: a sparse tensor."""
+
+
 Rule = Callable[["Lowering", fx.Node], Any]
 #: By overload packet. A rule returns the id of the result, ``None`` for zero, or a list of these for several results.
 RULES: dict[Any, Rule] = {}
@@ -271,6 +277,8 @@ class Lowering:
         operands = tuple(e.value for n in node.all_input_nodes if isinstance(e := self.env[n], Tangent))
         spec = spec_of_node(node)
         specs = [spec] if isinstance(spec, Spec) else list(spec or ())
+        if not specs:
+            raise Unreadable(f"{name_of(node)} makes a tensor that is not strided")
         results = [None if s is None else self.program.value(type_of(s)) for s in specs]
         name, flops, moved = self._equation
         self.program.maps.append(
