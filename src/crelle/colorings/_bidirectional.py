@@ -18,6 +18,8 @@ from crelle.pattern._csr import Ints
 _PLAIN_STEPS, _STEPS = 2e5, 5e6
 #: Cuts that are coloured, of those with the lowest estimates.
 _TRIED = 4
+#: Rows and columns together up to which every line may be set apart.
+_EVERY_TURN = 4000
 
 
 @dataclass(frozen=True)
@@ -98,15 +100,27 @@ def color_columns_and_rows(pattern: SparsityPattern, wanted: SparsityPattern | N
     taken = np.empty(m + n, np.int64)
     taken[by_degree] = np.arange(m + n)
     row_turn, column_turn = taken[:m][rows], taken[m:][cols]
+    counts = np.diff(graph.ptr)
+    # In a large matrix only lines that are much denser than the others are worth a product of their own.
+    dense = m + n if m + n <= _EVERY_TURN else int((counts > 3 * pattern.nnz / max(min(m, n), 1) + 3).sum())
     cuts = []
-    for turn in _turns(m + n):
-        by_row = (row_turn < turn) & (row_turn < column_turn)
-        by_column = (column_turn < turn) & (column_turn < row_turn)
-        for left, rest in ((marked & by_row, "columns"), (marked & ~by_column, "rows")):
-            cuts.append((price(left), turn, rest, left))
+    for turn in _turns(dense):
+        by_row, by_column, row_first = row_turn < turn, column_turn < turn, row_turn < column_turn
+        # Where a dense row and a dense column meet, either may be the one that is read.
+        for left, rest in (
+            (by_row, "columns"),
+            (~by_column, "rows"),
+            (by_row & row_first, "columns"),
+            (~by_column | row_first, "rows"),
+        ):
+            cuts.append((price(marked & left), turn, rest, marked & left))
     cuts.sort(key=lambda item: item[:3])
-    for least, turn, rest, left in cuts[:_TRIED]:
-        if least < best.used:
+    tried: list[Ints] = []
+    for least, turn, rest, left in cuts:
+        if len(tried) == _TRIED or least >= best.used:
+            break
+        if not any(np.array_equal(left, other) for other in tried):
+            tried.append(left)
             cut(left, f"{_lines_text(turn)} apart, rest by {rest}")
     if best.used > bound and graph.steps <= (_PLAIN_STEPS if graph.plain else _STEPS):
         for name in effort.orders or ORDERS:

@@ -235,6 +235,8 @@ def lattice(conflicts: Conflicts, best: int) -> tuple[Ints, int, str] | None:
     bound, groups = conflicts.lower_bound, conflicts.gptr.size - 1
     if bound >= best or bound > _MOST_COLORS or conflicts.size < 8:
         return None
+    if np.diff(conflicts.gptr).max() > 4 * _MOST_COLORS:  # which the bound does not see where few entries are wanted
+        return None
     # Rows at both ends, where boundaries are, and some from everywhere.
     wide = max(1, bound**2 // 50)
     ends = min(groups, 1 + 200 // wide)

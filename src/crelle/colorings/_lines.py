@@ -85,7 +85,7 @@ def color_lines(conflicts: Conflicts, effort: Effort) -> Found:
 def _fewer(best: Found, conflicts: Conflicts, seed: int, always: bool = False) -> Found:
     """One colour less, and one less again, while the moves that a step limit allows are enough."""
     limit = PLAIN_GRAPH_UP_TO if conflicts.plain else GRAPH_UP_TO
-    if not always and conflicts.degrees.sum() > limit:
+    if not always and (conflicts.steps > GRAPH_UP_TO * 10 or conflicts.degrees.sum() > limit):
         return best
     ptr, adjacent = conflicts.graph
     while best.used > best.lower_bound:

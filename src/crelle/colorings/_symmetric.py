@@ -20,7 +20,9 @@ from crelle.pattern._csr import Ints
 
 #: Two-step paths up to which all orders are tried by default, on lists and compiled.
 _PLAIN_STEPS, _STEPS = 3e5, 2e7
-#: Two-step paths that take a few seconds on lists.
+#: Two-step paths that take ten seconds compiled, ...
+_ACYCLIC_STEPS = 2e9
+#: ... and a few seconds on lists.
 _PLAIN_AT_MOST = 5e6
 
 
@@ -81,8 +83,18 @@ class Graph:
         n, edges = self.size, self.pattern.nnz
         colors, trees, hubs = np.full(n, -1, np.int32), np.full(edges, -1, np.int64), np.full(edges + 1, -1, np.int64)
         work = [np.full(n + 1, -1, np.int64) for _ in range(5)]
+        spokes = np.zeros(n, np.int64)
         used = _star(
-            order.astype(np.int64), self.ptr, self.adjacent, self.edge, *work, trees, hubs, colors, plain=self.plain
+            order.astype(np.int64),
+            self.ptr,
+            self.adjacent,
+            self.edge,
+            *work,
+            spokes,
+            trees,
+            hubs,
+            colors,
+            plain=self.plain,
         )
         return colors, used
 
@@ -134,7 +146,8 @@ def color_graph(pattern: SparsityPattern, wanted: SparsityPattern | None, effort
 
     if not target.nnz:
         return Found(np.full(pattern.shape[0], -1, np.int32), 0, "no choice", 0)
-    attempt = graph.acyclic if substitution else graph.star
+    # An acyclic colouring takes a look at every two-step path. What a star colouring gives can be substituted, too.
+    attempt = graph.acyclic if substitution and graph.steps <= _ACYCLIC_STEPS else graph.star
     best: Found | None = None
     limit = _PLAIN_STEPS if graph.plain else _STEPS
     for name in effort.orders or ORDERS:
@@ -201,6 +214,7 @@ def _star(
     neighbor: Any,
     treated: Any,
     via: Any,
+    spokes: Any,
     star: Any,
     hub: Any,
     colors: Any,
@@ -209,6 +223,8 @@ def _star(
 
     For the vertex v in hand, ``neighbor[c]`` is the first neighbour of colour c (valid where ``by_color[c] == v``) and
     ``via[c]`` the edge to it. ``star[e]`` is the star of edge e, ``hub[s]`` its centre, −1 while it is a single edge.
+    ``spokes[w]`` counts the stars that w is in without being their centre: where there are none, which is so for the
+    vertices that have most neighbours, these need not be looked at.
     """
     used, stars = 0, 0
     for v in order:
@@ -232,10 +248,11 @@ def _star(
                     by_color[c] = v
                     neighbor[c] = w
                     via[c] = edge[e]
-                    for f in range(ptr[w], ptr[w + 1]):
-                        x = adjacent[f]
-                        if colors[x] >= 0 and hub[star[edge[f]]] == x:
-                            forbidden[colors[x]] = v
+                    if spokes[w] > 0:
+                        for f in range(ptr[w], ptr[w + 1]):
+                            x = adjacent[f]
+                            if colors[x] >= 0 and hub[star[edge[f]]] == x:
+                                forbidden[colors[x]] = v
         color = 0
         while forbidden[color] == v:
             color += 1
@@ -248,15 +265,21 @@ def _star(
                 for f in range(ptr[w], ptr[w + 1]):
                     x = adjacent[f]
                     if x != v and colors[x] == color:
-                        hub[star[edge[f]]] = w
+                        if hub[star[edge[f]]] < 0:
+                            hub[star[edge[f]]] = w
+                            spokes[x] += 1
                         star[edge[e]] = star[edge[f]]
+                        spokes[v] += 1
                         joined = True
                         break
                 if not joined:
                     q = neighbor[colors[w]]
                     if q != w:
-                        hub[star[via[colors[w]]]] = v
+                        if hub[star[via[colors[w]]]] < 0:
+                            hub[star[via[colors[w]]]] = v
+                            spokes[q] += 1
                         star[edge[e]] = star[via[colors[w]]]
+                        spokes[w] += 1
                     else:
                         star[edge[e]] = stars
                         stars += 1
