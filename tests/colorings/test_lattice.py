@@ -9,8 +9,9 @@ import pytest
 
 from crelle import SparsityPattern
 from crelle.colorings import color_columns
+from crelle.colorings._abelian import groups_of
 from crelle.colorings._conflicts import Conflicts
-from crelle.colorings._lattice import _groups, lattice
+from crelle.colorings._lattice import lattice
 from tests.colorings.grids import BOX, CROSS, CROSS3, banded, brusselator, grid
 
 
@@ -90,7 +91,7 @@ def test_rectangular_patterns_and_lines_without_entries():
 
 @pytest.mark.parametrize(("size", "kinds"), [(1, 1), (7, 1), (8, 3), (9, 2), (27, 3), (36, 4)])
 def test_commutative_groups(size: int, kinds: int):
-    groups = _groups(size)
+    groups = groups_of(size)
     assert len(groups) == kinds
     for group in groups:
         table: Any = group.add

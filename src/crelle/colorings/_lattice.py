@@ -17,12 +17,13 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
 
+from crelle.colorings._abelian import Group, groups_of
 from crelle.colorings._anneal import anneal
+from crelle.colorings._compiled import SMALL
 from crelle.colorings._conflicts import Conflicts
 from crelle.pattern._csr import Ints
 
@@ -42,47 +43,6 @@ _WIDTH, _MOST_COLORS = 200_000, 64
 _FOLDED, _MOVES = 20_000, 200_000
 #: Sums that are formed at most, and more for each line; they take about 20 ns.
 _WORK, _WORK_PER_LINE = 3_000_000, 20
-
-
-@dataclass(frozen=True)
-class _Group:
-    """Z_{K1} × Z_{K2} × …, its elements numbered."""
-
-    factors: tuple[int, ...]
-
-    @cached_property
-    def size(self) -> int:
-        return math.prod(self.factors)
-
-    @cached_property
-    def add(self) -> Ints:
-        """add[a, b] = a + b."""
-        digits = np.array(np.unravel_index(np.arange(self.size), self.factors))
-        total = (digits[:, :, None] + digits[:, None, :]) % np.array(self.factors)[:, None, None]
-        table: Ints = np.ravel_multi_index(tuple(total), self.factors)
-        return table
-
-    def multiple(self, count: int | Ints, element: Ints) -> Any:
-        """An element added this often."""
-        digits = np.unravel_index(element, self.factors)
-        return np.ravel_multi_index(
-            tuple((count * digit) % factor for digit, factor in zip(digits, self.factors, strict=True)), self.factors
-        )
-
-
-@lru_cache(maxsize=128)
-def _groups(size: int) -> tuple[_Group, ...]:
-    """All commutative groups of this size, as far as three factors tell them apart; the cyclic one first."""
-    found: list[tuple[int, ...]] = [(size,)]
-    for a in range(2, size + 1):
-        if size % a == 0:
-            rest = size // a
-            if rest > 1 and rest % a == 0:
-                found.append((a, rest))
-            found += [
-                (a, b, rest // b) for b in range(a, rest) if b % a == 0 and rest % b == 0 and (rest // b) % b == 0
-            ]
-    return tuple(_Group(factors) for factors in found)
 
 
 @dataclass(frozen=True)
@@ -106,7 +66,7 @@ class _Steps:
         return _Steps(self.base[which], self.other[which], self.count[which])
 
 
-def _ways(axis: _Axis, group: _Group) -> _Steps:
+def _ways(axis: _Axis, group: Group) -> _Steps:
     """All that close. Of counts that no window within reach can tell apart, the lowest."""
     size, n = group.size, axis.length
     elements = np.arange(size)
@@ -135,7 +95,7 @@ def _ways(axis: _Axis, group: _Group) -> _Steps:
     )
 
 
-def _reached(steps: _Steps, axis: _Axis, group: _Group, d: int) -> Ints:
+def _reached(steps: _Steps, axis: _Axis, group: Group, d: int) -> Ints:
     """What d steps along the axis may add up to: two values for each way, [2, ways]."""
     change = group.add[steps.other, group.multiple(-1, steps.base)]
     sign, far = (1, d) if d >= 0 else (-1, -d)
@@ -295,7 +255,7 @@ def _on_grid(
     reduced = _reduced(raw, grid.spatial)
     size = conflicts.lower_bound
     while size < min(best, _MOST_COLORS + 1):
-        for group in _groups(size):
+        for group in groups_of(size):
             while reduced is not None:
                 solution = _solve(reduced[0], reduced[1], grid.fields, group, work)
                 if solution is None:
@@ -314,7 +274,7 @@ def _on_grid(
                     return None
                 reduced = again
         if reduced is not None and any(axis.periodic for axis in reduced[1]):
-            folded = _folded(reduced[0], reduced[1], grid, size, work)
+            folded = _folded(reduced[0], reduced[1], grid, size, work, conflicts.total <= SMALL)
             if folded is not None:
                 colors = folded[conflicts.lines]
                 if not conflicts.clashes(colors)[0]:
@@ -323,7 +283,9 @@ def _on_grid(
     return None
 
 
-def _folded(moves: set[Displacement], axes: list[_Axis], grid: _Grid, size: int, work: _Work) -> Ints | None:
+def _folded(
+    moves: set[Displacement], axes: list[_Axis], grid: _Grid, size: int, work: _Work, plain: bool
+) -> Ints | None:
     """Colours of a grid that repeats a tile of `size` places along each axis, and fills up what is left of a period.
 
     No formula closes around an axis whose length has no factor in common with the number of colours. So a tile, and
@@ -375,7 +337,7 @@ def _folded(moves: set[Displacement], axes: list[_Axis], grid: _Grid, size: int,
     ).tocsr()
     matrix.sum_duplicates()
     start = np.random.default_rng(0).integers(0, size, total)
-    colors = anneal(matrix.indptr, matrix.indices, start, size, _MOVES, 0, plain=False)
+    colors = anneal(matrix.indptr, matrix.indices, start, size, _MOVES // 10 if plain else _MOVES, 0, plain)
     if colors is None:
         return None
     at = []
@@ -400,7 +362,7 @@ class _Solution:
     offsets: tuple[int, ...]
 
 
-def _solve(moves: set[Displacement], axes: list[_Axis], fields: int, group: _Group, work: _Work) -> _Solution | None:
+def _solve(moves: set[Displacement], axes: list[_Axis], fields: int, group: Group, work: _Work) -> _Solution | None:
     """Steps and offsets for which no displacement comes to nothing."""
     ordered = sorted(moves)
     work.spend(group.size**2 * sum(axis.periodic * axis.reach * group.size for axis in axes))
@@ -447,7 +409,7 @@ def _sums(
     chosen: list[Ints],
     ways: list[_Steps],
     axes: list[_Axis],
-    group: _Group,
+    group: Group,
     first: int,
 ) -> Iterator[Ints]:
     """What a displacement may come to, for each choice of ways for the axes from `first` on."""
@@ -468,7 +430,7 @@ def _apart(
     chosen: list[Ints],
     ways: list[_Steps],
     axes: list[_Axis],
-    group: _Group,
+    group: Group,
     first: int,
 ) -> Ints:
     """Choices for which none of these displacements comes to nothing."""
@@ -487,7 +449,7 @@ def _offsets(
     ways: list[_Steps],
     axes: list[_Axis],
     fields: int,
-    group: _Group,
+    group: Group,
 ) -> tuple[int, tuple[int, ...]] | None:
     """The first choice for which the fields can be told apart, and the colour of each at the origin."""
     count, size = chosen[0].size, group.size
@@ -516,7 +478,7 @@ def _offsets(
     return int(place[0]), tuple(offsets[0].tolist())
 
 
-def _paint(solution: _Solution, grid: _Grid, group: _Group) -> Ints:
+def _paint(solution: _Solution, grid: _Grid, group: Group) -> Ints:
     """The colour of every vertex of the grid."""
     terms, spatial = [], iter(solution.steps)
     for k, n in enumerate(grid.lengths):
@@ -533,7 +495,7 @@ def _paint(solution: _Solution, grid: _Grid, group: _Group) -> Ints:
     return total.ravel()
 
 
-def _formula(solution: _Solution, grid: _Grid, group: _Group) -> str:
+def _formula(solution: _Solution, grid: _Grid, group: Group) -> str:
     """``lattice (2 i + 3 j) mod 7``: steps in two sizes are written 2|3."""
     names = iter("i j k l".split())
     parts = []
