@@ -1,6 +1,6 @@
 """Random programs in both frameworks: no entry of any dense derivative lies outside of the pattern.
 
-``CRELLE_PROGRAMS`` sets how many are made in each framework.
+``CRELLE_PROGRAMS`` sets how many are made for PyTorch; half as many are made for JAX, which takes longer.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import crelle
 from tests.backends.jax.test_property import UNARY, problems, scalar
 from tests.backends.torch.test_property import STEPS
 
-PROGRAMS = int(os.environ.get("CRELLE_PROGRAMS", "1000"))
+PROGRAMS = int(os.environ.get("CRELLE_PROGRAMS", "1500"))
 COMMON = {"deadline": None, "derandomize": True, "suppress_health_check": list(HealthCheck)}
 KINDS = {0: "constant", 1: "passive", 2: "varying"}
 
@@ -70,14 +70,14 @@ def flattened(f, tree):
         outputs = jax.tree.leaves(f(jax.tree.unflatten(treedef, parts)))
         return jnp.concatenate([jnp.zeros(0), *(jnp.ravel(o) for o in outputs)])
 
-    return flat, np.concatenate([np.zeros(0), *(np.ravel(leaf) for leaf in leaves)]), treedef, leaves
+    return flat, np.concatenate([np.zeros(0), *(np.ravel(leaf) for leaf in leaves)])
 
 
-@settings(max_examples=PROGRAMS, **COMMON)
+@settings(max_examples=PROGRAMS // 2, **COMMON)
 @given(problems(), st.integers(0, 2**31 - 1))
 def test_jax_jacobians(problem, seed):
     f, tree = problem
-    flat, at, treedef, leaves = flattened(f, tree)
+    flat, at = flattened(f, tree)
     pattern = crelle.jacobian(f).pattern(tree).to_dense()
     rng = np.random.default_rng(seed)
     points = np.stack([at, rng.uniform(-1.5, 1.5, at.shape)])
@@ -90,12 +90,12 @@ def test_jax_jacobians(problem, seed):
     assert not ((dense[0] != 0) & ~local).any()
 
 
-@settings(max_examples=PROGRAMS // 4, **COMMON)
+@settings(max_examples=PROGRAMS // 20, **COMMON)
 @given(problems())
 def test_jax_hessians(problem):
     f, tree = problem
     value = scalar(f)
-    flat, at, _, _ = flattened(lambda p: value(p), tree)
+    flat, at = flattened(lambda p: value(p), tree)
     try:
         dense = np.asarray(jax.jacfwd(jax.jacrev(lambda v: flat(v)[0]))(jnp.asarray(at)))
     except ValueError as error:  # a loop without a reverse rule
@@ -105,13 +105,13 @@ def test_jax_hessians(problem):
     assert not ((dense != 0) & ~pattern).any()
 
 
-@settings(max_examples=PROGRAMS // 4, **COMMON)
+@settings(max_examples=PROGRAMS // 8, **COMMON)
 @given(problems(), st.integers(0, 2**31 - 1))
 def test_jax_entries_that_are_called_constant_are(problem, seed):
     from crelle.tangent.sparsity import detect
 
     f, tree = problem
-    flat, at, _, _ = flattened(f, tree)
+    flat, at = flattened(f, tree)
     found = detect(crelle.jacobian(f).program(tree))
     if not at.size or not (found.kinds == 0).any():
         return

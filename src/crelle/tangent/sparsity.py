@@ -92,7 +92,7 @@ def _apply(
     """The sets of the results of one map."""
     some = [o for o in operands if o is not None]
     shapes = [program.types[r].shape if r is not None else None for r in m.results]
-    if not any(o.terms for o in some):
+    if not any(o.terms and o.size for o in some):
         return [universe.nothing(s or ()) for s in shapes]
     try:
         if isinstance(m, Gather):
