@@ -24,6 +24,8 @@ from crelle.cli.progress import waiting
 
 _TRANSFORMS = {"jacobian": crelle.jacobian, "hessian": crelle.hessian, "gradient": crelle.gradient}
 KINDS = tuple(_TRANSFORMS)
+#: Entries of a pattern that ``--json`` lists one by one; larger ones go to a file.
+_LISTED = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,57 @@ def plan(kind: str, words: Words) -> None:
         return
     show.lines(str(found).splitlines())
     _saved(path)
+
+
+def pattern(kind: str, words: Words, local: bool) -> None:
+    """Print where a derivative may be nonzero, with a picture, and what its structure is."""
+    path = save.checked_path(words.out, (".npz", ".png"))
+    with posed(words.target, words.given) as question:
+        transform = _matrix(kind, words, question)
+        with waiting(f"reading the {kind} of {words.target}"):
+            found = transform.pattern(*question.args, local=local, **question.kwargs)
+            structure = transform.structure(*question.args, local=local, **question.kwargs)
+            notes = transform.program(*question.args, local=local, **question.kwargs).notes
+    if path and path.suffix.lower() == ".npz":
+        found.save(path)
+    elif path:
+        figure = found.spy().get_figure(root=True)
+        assert figure is not None
+        figure.savefig(path, dpi=150)
+    if words.json:
+        data = {"shape": list(found.shape), "nnz": found.nnz, "structure": structure.to_dict(), "notes": notes}
+        if found.nnz <= _LISTED:
+            data |= {"rows": found.rows.tolist(), "cols": found.indices.tolist()}
+        show.machine({"kind": kind, "target": question.target.text, **data})
+        return
+    show.lines([*str(found).splitlines(), *str(structure).splitlines(), *(f"note: {note}" for note in notes)])
+    _saved(path)
+
+
+def trace(kind: str, words: Words, local: bool) -> None:
+    """Print the tangent program of a derivative: the chain rule, shown."""
+    with posed(words.target, words.given) as question:
+        transform = _matrix(kind, words, question)
+        with waiting(f"tracing the {kind} of {words.target}"):
+            found = transform.program(*question.args, local=local, **question.kwargs)
+    if words.json:
+        price = found.cost()
+        maps = [
+            {"name": m.name, "map": type(m).__name__, "dependence": m.dependence.name.lower(), "flops": m.flops,
+             "bytes": m.bytes, "operands": m.operands, "results": m.results, "detail": m.detail}
+            for m in found.maps
+        ]  # fmt: skip
+        show.machine({"kind": kind, "target": question.target.text, "rows": found.rows, "columns": found.columns,
+                      "cost": price.to_dict(), "maps": maps, "notes": found.notes})  # fmt: skip
+        return
+    show.lines(str(found).splitlines())
+
+
+def _matrix(kind: str, words: Words, question: Question) -> Transform:
+    """The question of a kind that is a matrix."""
+    if kind not in ("jacobian", "hessian"):
+        raise CrelleValueError(describe(f"--of {kind}: there is no such matrix", expected="jacobian, hessian"))
+    return words.transform(kind, question)
 
 
 def derivative(kind: str, words: Words) -> None:

@@ -78,6 +78,11 @@ Out = Annotated[str | None, typer.Option(metavar="FILE", help="write the answer:
 PlanOut = Annotated[str | None, typer.Option("--out", metavar="FILE.json", help="save the plan; Plan.load reads it")]
 Analyze = Annotated[bool, typer.Option("--analyze", help="run every candidate and show measured times")]
 Of = Annotated[str, typer.Option(metavar="KIND", help="jacobian, hessian or gradient")]
+OfMatrix = Annotated[str, typer.Option("--of", metavar="KIND", help="jacobian or hessian")]
+Local = Annotated[bool, typer.Option("--local", help="at these very inputs, and not for all of their shapes")]
+PatternOut = Annotated[
+    str | None, typer.Option("--out", metavar="FILE", help="save the pattern (.npz) or its picture (.png)")
+]
 Kind = Annotated[str, typer.Option(metavar="KIND", help="what you wrote: jacobian, gradient, hessian, vjp, jvp or hvp")]
 Rtol = Annotated[float | None, typer.Option(metavar="X", help="relative tolerance; sqrt(eps) if left out")]
 Atol = Annotated[float | None, typer.Option(metavar="X", help="absolute tolerance; rounding of the largest entry")]
@@ -133,6 +138,34 @@ def plan_command(
     """
     with reporting(debug):
         answer.plan(of, _words(ctx, "of"))
+
+
+@app.command("pattern", context_settings=_NUMBERS, epilog=_HOW_TO_ASK)
+def pattern_command(
+    ctx: typer.Context, target: Target, inputs: Inputs = None, of: OfMatrix = "jacobian", local: Local = False,
+    framework: Framework = "auto", argnums: Argnums = "0", seed: Seed = 0, dtype: Dtype = None, x64: X64 = None,
+    wrt: Wrt = "inputs", json: Json = False, out: PatternOut = None, debug: Debug = False,
+) -> None:  # fmt: skip
+    """Show where a derivative may be nonzero.
+
+    Draws the pattern, and says what its structure is: bands, blocks, batches, what is constant, a bound on the rank.
+    """
+    with reporting(debug):
+        answer.pattern(of, _words(ctx, "of", "local"), local)
+
+
+@app.command("trace", context_settings=_NUMBERS, epilog=_HOW_TO_ASK)
+def trace_command(
+    ctx: typer.Context, target: Target, inputs: Inputs = None, of: OfMatrix = "jacobian", local: Local = False,
+    framework: Framework = "auto", argnums: Argnums = "0", seed: Seed = 0, dtype: Dtype = None, x64: X64 = None,
+    wrt: Wrt = "inputs", json: Json = False, debug: Debug = False,
+) -> None:  # fmt: skip
+    """Show the chain rule: a derivative as a list of linear maps.
+
+    One line for each: its structure, shapes, whether its coefficients are constant, what it costs.
+    """
+    with reporting(debug):
+        answer.trace(of, _words(ctx, "of", "local"), local)
 
 
 @app.command("jacobian", context_settings=_NUMBERS, epilog=_HOW_TO_ASK)
