@@ -160,7 +160,7 @@ def _writes_first(node: fx.Node) -> bool:
     return alias is not None and alias.is_write
 
 
-def live(graph: fx.Graph) -> list[fx.Node]:
+def _live(graph: fx.Graph) -> list[fx.Node]:
     """Operations that the output or an effect needs, in order."""
     needed: set[fx.Node] = set()
     memory = _Memory()
@@ -195,7 +195,7 @@ def pass_cost(graph: fx.Graph, seeds: Iterable[fx.Node]) -> PassCost:
     """
     seeds = list(seeds)
     memory = _Memory()
-    nodes = live(graph)
+    nodes = _live(graph)
     linear = _depends(nodes, seeds, memory)
     totals: dict[bool, list[float]] = {True: [0.0] * 4, False: [0.0] * 4}
     coefficients: dict[fx.Node, int] = {}
