@@ -28,6 +28,9 @@ def run_loop(
         o if o is not None else universe.nothing(_shape(loop, k, body.types[i].shape))
         for k, (o, i) in enumerate(zip(operands, body.inputs, strict=True))
     ]
+    if loop.length == 0:
+        stacked = [universe.nothing((0, *t.shape)) for t in body.output_types[loop.carry :]]
+        return [*given[loop.consts : loop.consts + loop.carry], *stacked]
     work = (loop.length or 0) * max(len(body.maps), 1)
     if loop.step is not None and loop.length is not None and (loop.length <= MAX_STEPS and work <= MAX_STEP_WORK):
         return _by_step(universe, loop, given, notes, propagate)
@@ -262,9 +265,8 @@ def _time_matrix(
 def _each_step(matrix: Any, state: Any, length: int) -> Any:
     """The matrix applied to the state of every step."""
     sp = _sp()
-    if not matrix.nnz or state is None or not state.nnz:
-        columns = 0 if state is None else state.shape[1]
-        return sp.csr_array((length * matrix.shape[0], columns), dtype=bool)
+    if not matrix.nnz or not state.nnz:
+        return sp.csr_array((length * matrix.shape[0], state.shape[1]), dtype=bool)
     return _bound(_kron(length, matrix) @ state)
 
 
@@ -291,12 +293,8 @@ def _through_time(
     After k doublings ``total`` holds for each time what entered in the last 2^k steps.
     """
     state = step_c.shape[0]
-    if length == 0:
-        return first, None
     xs = _time_matrix(universe, scanned, widths, length, reverse, kinds)
     entered = _each_step(step_x, xs, length) + _repeat(more, length)
-    if not entered.shape[1] and first.shape[1]:
-        entered = _sp().csr_array((length * state, first.shape[1]), dtype=bool)
     total = _sp().vstack([first, entered], format="csr")  # time 0 ... length
     power, span = step_c, 1
     while span <= length and power.nnz:
