@@ -24,14 +24,14 @@ def one_array(f):
     return lambda x: torch.cat([leaf.reshape(-1) for leaf in pytree.tree_leaves(f(x))])
 
 
-def nonzero(dense: torch.Tensor) -> np.ndarray:
+def nonzero(dense: torch.Tensor, rounding: float = 0.0) -> np.ndarray:
     """NaN and infinity are nonzeros."""
-    return dense.numpy() != 0
+    return ~(np.abs(dense.numpy()) <= rounding)
 
 
 def seen(derivative, case: Case) -> np.ndarray:
     """Union of the nonzeros over the points."""
-    return np.logical_or.reduce([nonzero(derivative(x)) for x in points(case)])
+    return np.logical_or.reduce([nonzero(derivative(x), case.rounding) for x in points(case)])
 
 
 def compare(pattern, found: np.ndarray, case: Case) -> None:
@@ -78,4 +78,4 @@ def test_local_jacobian(name):
 
 
 def test_how_many_are_conservative():
-    assert sum(bool(case.conservative) for case in (*JACOBIANS.values(), *HESSIANS.values())) <= 4
+    assert sum(bool(case.conservative) for case in (*JACOBIANS.values(), *HESSIANS.values())) <= 5
