@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -65,6 +65,8 @@ def color_columns_and_rows(pattern: SparsityPattern, wanted: SparsityPattern | N
         return FoundBoth(*nothing, "no choice", 0)
 
     best: FoundBoth | None = None
+    chosen = marked, ""
+    quick = replace(effort, seconds=0.0, annealing=False)
 
     def consider(column_colors: Ints, row_colors: Ints, name: str) -> None:
         nonlocal best
@@ -72,8 +74,10 @@ def color_columns_and_rows(pattern: SparsityPattern, wanted: SparsityPattern | N
         if best is None or found.used < best.used:
             best = found
 
-    def cut(left: Ints, where: str) -> None:
+    def cut(left: Ints, where: str, effort: Effort) -> None:
         """Entries on the left from products with rows, the others from products with columns."""
+        nonlocal chosen
+        before = best
         side, names = list(nothing), []
         for k, keep, conflicts_of in ((0, marked & ~left, Conflicts.of_columns), (1, left, Conflicts.of_rows)):
             if keep.any():
@@ -83,6 +87,8 @@ def color_columns_and_rows(pattern: SparsityPattern, wanted: SparsityPattern | N
                 side[k] = conflicts.spread(found.colors)
                 names.append(found.order)
         consider(side[0], side[1], f"{where}; {', '.join(dict.fromkeys(names))}")
+        if best is not before:
+            chosen = left, where
 
     def price(left: Ints) -> int:
         """At least so many products."""
@@ -91,7 +97,7 @@ def color_columns_and_rows(pattern: SparsityPattern, wanted: SparsityPattern | N
 
     for left in sorted((np.zeros_like(marked), marked), key=price):
         if best is None or price(left) < best.used:
-            cut(left, "one side")
+            cut(left, "one side", quick)
     assert best is not None
     if best.used <= bound:
         return best
@@ -121,7 +127,9 @@ def color_columns_and_rows(pattern: SparsityPattern, wanted: SparsityPattern | N
             break
         if not any(np.array_equal(left, other) for other in tried):
             tried.append(left)
-            cut(left, f"{_lines_text(turn)} apart, rest by {rest}")
+            cut(left, f"{_lines_text(turn)} apart, rest by {rest}", quick)
+    if best.used > bound:  # what takes time is done once
+        cut(*chosen, effort)
     if best.used > bound and graph.steps <= (_PLAIN_STEPS if graph.plain else _STEPS):
         for name in effort.orders or ORDERS:
             colors, _ = graph.star(order_of(name, graph.ptr, graph.adjacent, graph.plain, effort.seed))

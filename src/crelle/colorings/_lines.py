@@ -19,8 +19,9 @@ DEGREES_UP_TO = 2e8
 #: ... those that need the conflict graph up to this many.
 GRAPH_UP_TO = 3e6
 #: Steps that are spent on fewer colours, on lists and compiled: 0.1 s. A move takes as many as there are colours and
-#: neighbours.
+#: neighbours, and there are at most so many for each line.
 PLAIN_STEPS, STEPS = 1e6, 4e7
+MOVES = 100
 #: On lists, where a step costs a hundred times as much.
 PLAIN_GRAPH_UP_TO = 3e5
 
@@ -37,11 +38,12 @@ class Found:
 
 @dataclass(frozen=True)
 class Effort:
-    """What to try: orders (None for those that are worth their price), and a time budget for more."""
+    """What to try: orders (None for those that are worth their price), a time budget for more, and annealing or not."""
 
     orders: Sequence[Order] | None = None
     seconds: float = 0.0
     seed: int = 0
+    annealing: bool = True
 
 
 def color_lines(conflicts: Conflicts, effort: Effort) -> Found:
@@ -69,7 +71,7 @@ def color_lines(conflicts: Conflicts, effort: Effort) -> Found:
     if best.used > bound:
         bound = max(bound, clique(conflicts))
         best = Found(best.colors, best.used, best.order, bound)
-    if effort.orders is None and best.used > bound:
+    if effort.orders is None and effort.annealing and best.used > bound:
         best = _fewer(best, conflicts, effort.seed)
     if effort.seconds > 0 and best.used > bound:
         end = time.perf_counter() + effort.seconds
@@ -90,6 +92,7 @@ def _fewer(best: Found, conflicts: Conflicts, seed: int, always: bool = False) -
     ptr, adjacent = conflicts.graph
     while best.used > best.lower_bound:
         moves = int((PLAIN_STEPS if conflicts.plain else STEPS) / (best.used + adjacent.size / conflicts.size))
+        moves = min(moves, MOVES * conflicts.size)
         colors = anneal(ptr, adjacent, best.colors, best.used - 1, moves, seed, conflicts.plain)
         if colors is None:
             break
