@@ -10,6 +10,7 @@ import numpy as np
 from crelle._arrays import ArrayType
 from crelle.backends.jax.lower.walk import Arg, Lowering, aval_type, rule
 from crelle.tangent.program import Contract, Dependence, Reduce
+from crelle.tangent.shapes import csr, product, transposed, window_axis
 
 Array = np.ndarray[Any, Any]
 Results = Sequence[int | None]
@@ -22,84 +23,18 @@ def _dot_general(low: Lowering, eqn: Any, args: list[Arg]) -> Results:
     left, right = args
     if left.linear and right.linear:
         return low.opaque(eqn, args, "not linear in its operands")
-    (contract_l, contract_r), (batch_l, batch_r) = eqn.params["dimension_numbers"]
+    contract, batch = eqn.params["dimension_numbers"]
     mine, other = (left, right) if left.linear else (right, left)
-    contract, batch = (contract_l, batch_l) if left.linear else (contract_r, batch_r)
-    contract_o, batch_o = (contract_r, batch_r) if left.linear else (contract_l, batch_l)
-    free = [a for a in range(len(mine.shape)) if a not in (*contract, *batch)]
-    free_o = [a for a in range(len(other.shape)) if a not in (*contract_o, *batch_o)]
-    b, k, f, fo = (
-        [mine.shape[a] for a in batch], [mine.shape[a] for a in contract], [mine.shape[a] for a in free],
-        [other.shape[a] for a in free_o],
-    )  # fmt: skip
-    nb, nk, nf, nfo = (int(np.prod(s, dtype=np.int64)) for s in (b, k, f, fo))
+    if right.linear:
+        contract, batch = contract[::-1], batch[::-1]
     shape = tuple(eqn.outvars[0].aval.shape)
-    keep = other.keep()
-    pattern, per_batch = None, False
-    if keep is not None:
-        coefficient = keep.transpose((*batch_o, *free_o, *contract_o)).reshape(nb, nfo, nk)
-        per_batch = nb > 1 and not (coefficient == coefficient[:1]).all()
-        if per_batch:
-            lengths = coefficient.sum(2).reshape(-1)
-            at = np.nonzero(coefficient)
-            pattern = (np.append(0, np.cumsum(lengths)), (at[0] * nk + at[2]).astype(np.int64))
-        elif nb:
-            pattern = csr(coefficient[0])
-
-    def into(a: Any) -> Any:
-        if per_batch:
-            return a.transpose((*batch, *contract, *free)).reshape(nb * nk, nf)
-        return a.transpose((*contract, *batch, *free)).reshape(nk, nb * nf)
-
-    def out(a: Any) -> Any:
-        if per_batch:
-            whole = a.reshape(nb, nfo, nf)
-        elif pattern is None:
-            whole = np.broadcast_to(a.reshape(1, nb, nf), (nfo, nb, nf)).transpose(1, 0, 2)
-        else:
-            whole = a.reshape(nfo, nb, nf).transpose(1, 0, 2)
-        whole = whole.reshape((*b, *fo, *f))
-        if left.linear:  # the operands' free axes come in their order
-            order = (*range(len(b)), *range(len(b) + len(fo), whole.ndim), *range(len(b), len(b) + len(fo)))
-            whole = whole.transpose(order)
-        return whole.reshape(shape)
-
+    p = product(mine.shape, other.shape, other.keep(), contract, batch, left.linear, shape)
     assert mine.tangent is not None
-    detail = (
-        "" if pattern is None else f"{len(pattern[1]):,} of {coefficient.size if per_batch else nfo * nk:,} nonzero"
-    )
     value = low.emit(
-        Contract, [mine.tangent], aval_type(eqn.outvars[0]), into=into, out=out, pattern=pattern,
-        dependence=other.kind, detail=detail,
+        Contract, [mine.tangent], aval_type(eqn.outvars[0]), into=p.into, out=p.out, pattern=p.pattern,
+        dependence=other.kind, detail=p.detail,
     )  # fmt: skip
     return [value]
-
-
-def csr(matrix: Array) -> tuple[Array, Array]:
-    """(indptr, indices) of a boolean matrix."""
-    at = np.nonzero(matrix)
-    return np.append(0, np.cumsum(matrix.sum(1))), at[1].astype(np.int32)
-
-
-def window_axis(
-    size: int, window: int, stride: int, padding: tuple[int, int], base: int = 1, dilation: int = 1,
-    taps: Array | None = None,
-) -> tuple[Array, Array]:  # fmt: skip
-    """CSR of [results, size]: what each window reads along one axis, with dilation of the operand and the window."""
-    span = (size - 1) * base + 1 if size else 0
-    length = max(0, (padding[0] + span + padding[1] - ((window - 1) * dilation + 1)) // stride + 1)
-    offsets = np.arange(window) if taps is None else taps
-    at = np.arange(length)[:, None] * stride - padding[0] + offsets * dilation
-    inside = (at >= 0) & (at < span) & (at % base == 0)
-    return np.append(0, np.cumsum(inside.sum(1))), (at[inside] // base).astype(np.int32)
-
-
-def transposed(pattern: tuple[Array, Array], columns: int) -> tuple[Array, Array]:
-    """The CSR pattern of the transposed matrix."""
-    indptr, indices = pattern
-    rows = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
-    order = np.argsort(indices, kind="stable")
-    return np.append(0, np.cumsum(np.bincount(indices, minlength=columns))), rows[order].astype(np.int32)
 
 
 @rule("reduce_window_sum")

@@ -10,6 +10,7 @@ import numpy as np
 from crelle._arrays import ArrayType
 from crelle.backends.jax.lower.walk import Arg, Lowering, rule
 from crelle.tangent.program import Dependence, Gather, Lanes, Reduce, Scale
+from crelle.tangent.shapes import band, band_columns
 
 Array = np.ndarray[Any, Any]
 Results = Sequence[int | None]
@@ -74,23 +75,6 @@ def split_known(arg: Arg, places: Places) -> tuple[Array, dict[int, tuple[int, i
             high = max(min(int(bounds[1][..., k].max()), most), 0)
         loose[axis] = (low, high)
     return indices, loose
-
-
-def band(rows: int, columns: int, low: int, high: int) -> tuple[Array, Array] | None:
-    """CSR of [rows, columns] with row i reading i + low ... i + high."""
-    reach = high - low + 1
-    if reach >= columns and rows == 1:
-        return None
-    grid = np.arange(rows)[:, None] + low + np.arange(reach)
-    inside = (grid >= 0) & (grid < columns)
-    return np.append(0, np.cumsum(inside.sum(1))), grid[inside].astype(np.int32)
-
-
-def band_columns(rows: int, columns: int, low: int, high: int) -> tuple[Array, Array]:
-    """CSR of [rows, columns] with column j read by rows j + low ... j + high."""
-    grid = np.arange(rows)[:, None] - np.arange(high, low - 1, -1)
-    inside = (grid >= 0) & (grid < columns)
-    return np.append(0, np.cumsum(inside.sum(1))), grid[inside].astype(np.int32)
 
 
 class GatherPlan:

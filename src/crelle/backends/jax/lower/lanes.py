@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from crelle._arrays import ArrayType
-from crelle.backends.jax.lower.movement import triangle
 from crelle.backends.jax.lower.walk import Arg, Lowering, aval_type, rule
 from crelle.tangent.program import Dependence, Lanes
 from crelle.tangent.rows import TooMany, Universe
+from crelle.tangent.shapes import triangle
 
 Results = Sequence[int | None]
 #: Triangular patterns of lanes up to this length are written out.

@@ -10,6 +10,7 @@ import numpy as np
 from crelle.backends.jax.lower import known
 from crelle.backends.jax.lower.walk import Arg, Lowering, rule
 from crelle.tangent.program import Dependence, Reduce
+from crelle.tangent.shapes import triangle
 
 Results = Sequence[int | None]
 
@@ -149,15 +150,6 @@ def _cumulative(low: Lowering, eqn: Any, args: list[Arg]) -> Results:
     assert a.tangent is not None
     axis, size = eqn.params["axis"], a.shape[eqn.params["axis"]]
     return [low.mixed(Reduce, a.tangent, axis, triangle(size, eqn.params["reverse"]), size, Dependence.VARYING)]
-
-
-def triangle(size: int, upper: bool) -> tuple[Any, Any]:
-    """The CSR pattern of a full triangle: row i reads up to i, or from i on."""
-    rows = np.arange(size)
-    grid = np.broadcast_to(rows, (size, size))
-    inside = grid >= rows[:, None] if upper else grid <= rows[:, None]
-    lengths = size - rows if upper else rows + 1
-    return np.append(0, np.cumsum(lengths)), grid[inside].astype(np.int32)
 
 
 @rule("psum", "psum2", "psum_invariant")
