@@ -234,7 +234,6 @@ JACOBIANS: dict[str, Case] = {
     "scatter_reduce amax": Case(
         lambda x: x.new_zeros(4).scatter_reduce(0, torch.arange(N) // 3, x, "amax", include_self=False), 12,
         blocks(4, 1, 3),
-        conservative="which segments an element may go to is not read off a reduction that selects",
     ),
     "index_put": Case(lambda x: x.index_put((torch.tensor([3, 5]),), x[:2] * x[2:4]), 14),
     "in place": Case(in_place, 18),

@@ -39,9 +39,8 @@ def chain(program: TangentProgram, limit: int = LIMIT) -> str:
     lines.append(f"  returns {outputs}")
     price = program.cost()
     flops = price.flops + price.matmul_flops
-    lines.append(
-        f"  one pass: {flops:,.0f} flops, {bytes_text(int(price.bytes))} moved, {bytes_text(int(price.peak_bytes))} live"
-    )
+    moved, held = bytes_text(int(price.bytes)), bytes_text(int(price.peak_bytes))
+    lines.append(f"  one pass: {flops:,.0f} flops, {moved} moved, {held} live")
     lines += [f"  note: {note}" for note in program.notes]
     return "\n".join(lines)
 

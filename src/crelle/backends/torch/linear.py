@@ -117,13 +117,17 @@ def _record(
 
 
 def _custom(module: fx.GraphModule, active: int) -> str:
-    """An operation that is not torch's own and reads what is differentiated: ``torch.func.jvp`` ignores it silently."""
+    """An operation that reads what is differentiated and that ``torch.func.jvp`` silently takes for a constant.
+
+    Those are operations that are not torch's own, and products of scattered elements.
+    """
     depends: set[fx.Node] = set(list(module.graph.find_nodes(op="placeholder"))[:active])
     for node in module.graph.nodes:
         if any(n in depends for n in node.all_input_nodes):
             depends.add(node)
             namespace = getattr(node.target, "namespace", "aten")
-            if node.op == "call_function" and namespace not in ("aten", "prims", "prim"):
+            foreign = node.op == "call_function" and namespace not in ("aten", "prims", "prim")
+            if foreign or ("scatter_reduce" in str(node.target) and "prod" in node.args):
                 return str(node.target)
     return ""
 

@@ -20,7 +20,7 @@ Csr = tuple[Array, Array]
 
 
 def _as_ids(tensor: torch.Tensor, dtype: Any) -> Array:
-    return np.ascontiguousarray(tensor.detach().numpy()).astype(dtype)
+    return np.array(tensor.detach().numpy(), dtype)
 
 
 def run_on_ids(
@@ -205,8 +205,7 @@ def _destinations(shape: Sequence[int], pick: Any) -> Array:
     return found
 
 
-@rule("scatter_add", "scatter", "index_add", "index_put", "_index_put_impl", "index_copy", "_unsafe_index_put",
-      "scatter_reduce")  # fmt: skip
+@rule("scatter_add", "scatter", "index_add", "index_put", "_index_put_impl", "index_copy", "_unsafe_index_put")
 def _scatter(low: Lowering, node: fx.Node) -> Any:
     name = str(node.target).split(".")[1]
     shape = low.spec(node).shape
@@ -217,7 +216,7 @@ def _scatter(low: Lowering, node: fx.Node) -> Any:
     else:
         indices, source = args_of(node)[2], args_of(node)[3] if len(args_of(node)) > 3 else None
         adds = name in ("scatter_add", "index_add")
-    if name == "scatter_reduce" or (name == "scatter" and "reduce" in str(node.target)):
+    if name == "scatter" and "reduce" in str(node.target):
         return low.opaque(node, "no rule")
     listed = indices if isinstance(indices, (tuple, list)) else (indices,)
     unknown = _unknown(low, *listed)

@@ -128,9 +128,11 @@ def _view_as_real(low: Lowering, node: fx.Node) -> Any:
     return low.moved(value, lambda a: np.broadcast_to(a[..., None], shape), shape)
 
 
-@rule("zeros_like", "empty_like", "new_zeros", "new_empty", "new_full", "full_like", "ones_like",
-      "_efficientzerotensor", "new_empty_strided", "sign", "sgn", "isnan", "isinf", "eq", "ne", "lt", "le", "gt", "ge",
-      "bernoulli", "argmax", "argmin", "logical_not", "signbit", "floor", "ceil", "round", "trunc")  # fmt: skip
+@rule(
+    "zeros_like", "empty_like", "new_zeros", "new_empty", "new_full", "full_like", "ones_like", "_efficientzerotensor",
+    "_new_zeros_with_same_feature_meta", "new_empty_strided", "sign", "sgn", "isnan", "isinf", "eq", "ne", "lt", "le",
+    "gt", "ge", "bernoulli", "argmax", "argmin", "logical_not", "signbit", "floor", "ceil", "round", "trunc",
+)  # fmt: skip
 def _nothing(low: Lowering, node: fx.Node) -> Any:
     """Operations without a derivative."""
     return None

@@ -100,7 +100,7 @@ def _probe_or_give_up(low: Lowering, node: fx.Node) -> Any:
     if size > 256 or size + spec.size > _PROBE:
         return low.opaque(node, "no rule, and too large to be probed")
     target: Any = node.target
-    columns = []
+    images: list[torch.Tensor] = []
     try:
         for j in range(size):
             unit = torch.zeros(size, dtype=low.spec(source).dtype)
@@ -111,8 +111,25 @@ def _probe_or_give_up(low: Lowering, node: fx.Node) -> Any:
 
             with torch.no_grad():
                 found = target(*map_nodes(node.args, given), **map_nodes(node.kwargs, given))
-            columns.append(found.reshape(-1).ne(0).numpy())
+            images.append(found.reshape(-1).to(torch.complex128))
+        if not _is_linear(low, node, source, images):
+            return low.opaque(node, "no rule, and not linear")
     except Exception as error:  # any operation, any failure: it stays unknown
         return low.opaque(node, f"no rule, and it cannot be probed ({type(error).__name__})")
-    matrix = np.stack(columns, 1) if columns else np.zeros((spec.size, 0), bool)
+    matrix = torch.stack(images, 1).ne(0).numpy() if images else np.zeros((spec.size, 0), bool)
     return _by_pattern(low, low.tangent(source), spec, csr(matrix), low.kind(*others))
+
+
+def _is_linear(low: Lowering, node: fx.Node, source: fx.Node, images: list[torch.Tensor]) -> bool:
+    """Whether a random combination of unit vectors goes to that combination of their images."""
+    weights = torch.rand(len(images), dtype=torch.float64, generator=torch.Generator().manual_seed(0)) - 0.5
+    spec = low.spec(source)
+
+    def given(n: fx.Node) -> Any:
+        return weights.to(spec.dtype).reshape(spec.shape) if n is source else low.known(n)
+
+    target: Any = node.target
+    with torch.no_grad():
+        found = target(*map_nodes(node.args, given), **map_nodes(node.kwargs, given)).reshape(-1).to(torch.complex128)
+    expected = torch.stack(images, 1) @ weights.to(torch.complex128) if images else found
+    return torch.allclose(found, expected, rtol=1e-3, atol=1e-6)
