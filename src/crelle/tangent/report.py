@@ -38,6 +38,7 @@ def _structure(
 ) -> Structure:
     return find_structure(
         pattern_of(found), inputs, outputs_of(program), input_names=names, entry_class=found.kinds,
+        output_names=names if kind == "hessian" else (),
         rank_bound=rank_bound(program), symmetric=kind == "hessian",
         linear=not (found.kinds == Dependence.VARYING).any(),
     )  # fmt: skip
