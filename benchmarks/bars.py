@@ -83,6 +83,11 @@ def quantity(record: Record) -> float | None:
     return found["value"] if found else None
 
 
+def peer_ratio(record: Record) -> float | None:
+    """Our time over that of a peer that need not be installed."""
+    return record.get("ratio")
+
+
 BARS: tuple[Bar, ...] = (
     Bar("JAX, jitted, dense: better of jacfwd, jacrev", ("jax-dense", "jax-thin"), 1.05, "×", best_ratio),
     Bar("JAX, thin and element-wise: the right choice", ("jax-thin",), 1.15, "×", best_ratio),
@@ -110,6 +115,19 @@ BARS: tuple[Bar, ...] = (
     Bar("import crelle", ("import",), 0.25, "s", quantity),
     Bar("colouring up to 10⁶ columns", ("coloring",), 0.6, "s", quantity),
     Bar("compiling the first large colouring", ("compiling",), 10.0, "s", quantity),
+    Bar("pattern at n = 10⁶", ("pattern-seconds",), 1.5, "s", quantity),
+    Bar("pattern at n = 10⁶, peak", ("pattern-memory",), 0.8, "GB", quantity),
+    Bar("pattern at n = 10⁵: asdex", ("pattern-peer",), 1 / 15, "×", peer_ratio),
+    Bar("pattern, cumsum of 3000", ("pattern-cumsum",), 0.2, "s", quantity),
+    Bar("pattern, x − logsumexp(x), n = 1000", ("pattern-normalised",), 0.1, "s", quantity),
+    Bar("pattern, tridiagonal stored dense, n = 3000", ("pattern-tridiagonal",), 0.5, "s", quantity),
+    Bar("pattern, A @ sin(x), n = 500", ("pattern-dense",), 0.05, "s", quantity),
+    Bar("pattern, graph of 10⁵ nodes and 3·10⁵ edges", ("pattern-graph",), 0.6, "s", quantity),
+    Bar("pattern, 1000 heat steps, n = 200", ("pattern-heat",), 1.0, "s", quantity),
+    Bar("pattern, scan of 10⁴ steps, 10 states", ("pattern-scan",), 0.5, "s", quantity),
+    Bar("pattern, two 3×3 convolutions, 32×32×8", ("pattern-cnn",), 0.3, "s", quantity),
+    Bar("pattern, n ≤ 1000, beyond the tracing", ("pattern-small-*",), 0.05, "s", quantity),
+    Bar("PyTorch pattern beyond its tracing: JAX", ("pattern-torch",), 2.0, "×", quantity),
 )
 
 

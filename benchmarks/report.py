@@ -59,7 +59,8 @@ def quantity_rows(records: Sequence[Record]) -> list[str]:
     for record in records:
         if "quantity" in record:
             value = record["quantity"]
-            lines.append(f"{record['name']}: {value['value']:.3g} {value['unit']}")
+            ratio = f", {record['ratio']:.3f} × the peer's" if "ratio" in record else ""
+            lines.append(f"{record['name']}: {value['value']:.3g} {value['unit']}{ratio}")
             lines += [f"    {name}: {_part(part)}" for name, part in record["parts"].items()]
             if not record.get("agree", True):
                 lines.append("    WRONG RESULT")

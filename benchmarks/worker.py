@@ -42,6 +42,7 @@ SUITES = {
     "memory": "benchmarks.memory",
     "import": "benchmarks.importing",
     "coloring": "benchmarks.coloring",
+    "patterns": "benchmarks.patterns",
 }
 
 
