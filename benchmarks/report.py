@@ -67,7 +67,9 @@ def quantity_rows(records: Sequence[Record]) -> list[str]:
     return lines
 
 
-def _part(part: Mapping[str, Any]) -> str:
+def _part(part: Any) -> str:
+    if not isinstance(part, Mapping):  # seconds, once or several times
+        return ", ".join(seconds(value) for value in (part if isinstance(part, list) else [part]))
     shown = []
     for key, value in part.items():
         if key in ("peak", "first_peak", "estimate", "budget", "xla_temporary"):
