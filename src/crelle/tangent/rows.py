@@ -20,6 +20,8 @@ from crelle.tangent.program import Dependence, Ids, Move
 MAX_TERMS = 12
 #: Up to this many elements are united as further terms, not as new sets.
 MAX_SLOTS = 12
+#: Cells of a boolean matrix up to which sets are united by marking them.
+_FEW_CELLS = 4_000_000
 #: Below this many groups a union goes by marking, one group after the other.
 _FEW_GROUPS = 4
 EMPTY, FULL = 0, -1
@@ -235,11 +237,13 @@ def _unite_single(universe: Universe, flat: Sequence[Ids]) -> tuple[Ids, Ids]:
 
 def _unite_rows(universe: Universe, flat: Sequence[Ids], tables: Sequence[Table]) -> tuple[Ids, Ids]:
     """Sets of any length."""
-    import scipy.sparse as sp
-
     parts = [table.rows(ids) for ids, table in zip(flat, tables, strict=True)]
     _guard(universe, sum(len(indices) for _, indices in parts))
     shape = (len(flat[0]), universe.columns)
+    if shape[0] * shape[1] <= _FEW_CELLS:
+        owners = np.concatenate([np.repeat(np.arange(shape[0]), lengths) for lengths, _ in parts])
+        return _marked(shape, owners, np.concatenate([indices for _, indices in parts]))
+    sp = _scipy_sparse()
     total: Any = None
     for lengths, indices in parts:
         indptr = np.append(0, np.cumsum(lengths))
@@ -404,7 +408,6 @@ def _mark(universe: Universe, term: Term, groups: Groups | None) -> Term:
 
 def _multiply(universe: Universe, term: Term, groups: Groups | None) -> Term:
     """Unions of many groups, as a boolean matrix product."""
-    sp = _scipy_sparse()
 
     ids, table = term.ids, term.table
     columns = ids.shape[1]
@@ -420,11 +423,9 @@ def _multiply(universe: Universe, term: Term, groups: Groups | None) -> Term:
         indptr = np.append(0, len(flat)) if groups is None else groups.indptr
     else:  # group (r, c) reads entries[members == r, c]
         places = members[:, None] * columns + np.arange(columns)
-        order = sp.csr_array(
-            (entries.reshape(-1), (places.reshape(-1), np.arange(entries.size))), shape=(count * columns, entries.size)
-        )
-        # duplicates cannot occur: every entry has a place of its own
-        flat, indptr = order.data, order.indptr
+        order = np.argsort(places.reshape(-1), kind="stable")
+        flat = entries.reshape(-1)[order]
+        indptr = np.append(0, np.cumsum(np.bincount(places.reshape(-1), minlength=count * columns)))
     total = count * columns
     full = np.zeros(total, bool)
     whole = flat == FULL
@@ -434,6 +435,12 @@ def _multiply(universe: Universe, term: Term, groups: Groups | None) -> Term:
     if drop.any():
         lengths = np.diff(indptr) - _count(drop, indptr)
         flat, indptr = flat[~drop], np.append(0, np.cumsum(lengths))
+    if total * universe.columns <= _FEW_CELLS:
+        found_lengths, indices = table.rows(flat)
+        owners = np.repeat(np.repeat(np.arange(total), np.diff(indptr)), found_lengths)
+        ids, new = as_table(universe, *_marked((total, universe.columns), owners, indices), full)
+        return Term(ids.reshape(count, columns), new, term.kind)
+    sp = _scipy_sparse()
     # SciPy works in place, and the row pointers may belong to a map
     picks = sp.csr_array((np.ones(len(flat), bool), flat - 1, indptr.copy()), shape=(total, max(table.size, 1)))
     picks.sum_duplicates()
@@ -449,6 +456,14 @@ def _multiply(universe: Universe, term: Term, groups: Groups | None) -> Term:
         product.sort_indices()
     found, new = as_table(universe, np.diff(product.indptr), product.indices, full)
     return Term(found.reshape(count, columns), new, term.kind)
+
+
+def _marked(shape: tuple[int, int], owners: Ids, indices: Ids) -> tuple[Ids, Ids]:
+    """(lengths, indices) of small sets, by marking: SciPy takes longer to load than such a problem takes."""
+    marks = np.zeros(shape, bool)
+    marks[owners, indices] = True
+    at = np.nonzero(marks)
+    return np.bincount(at[0], minlength=shape[0]), at[1].astype(np.int32)
 
 
 def _scipy_sparse() -> Any:
