@@ -56,3 +56,34 @@ def test_hessians_and_wrong_kinds(project, crelle):
     wrong = crelle("pattern", "scalar.py:f", "f64[4]", "--of", "gradient")
     assert wrong.exit_code == 2
     assert "--of gradient: there is no such matrix" in wrong.stderr
+
+
+def test_long_chains_are_cut_unless_asked_for(project, crelle):
+    (project / "long.py").write_text(
+        "import jax.numpy as jnp\ndef f(x):\n    for _ in range(50):\n        x = jnp.sin(x) * 2\n    return x\n"
+    )
+    assert "... 40 more lines ..." in crelle("trace", "long.py:f", "f64[4]").stdout
+    assert len(crelle("trace", "long.py:f", "f64[4]", "--all").stdout.splitlines()) == 103
+    assert len(json.loads(crelle("trace", "long.py:f", "f64[4]", "--json").stdout)["maps"]) == 100
+
+
+def test_what_is_conservative_is_said(project, crelle):
+    (project / "hidden.py").write_text(
+        "import jax\n"
+        "@jax.custom_jvp\n"
+        "def f(x):\n    return x\n"
+        "@f.defjvp\n"
+        "def _(x, t):\n    return x[0], jax.pure_callback(lambda v: v, t[0], t[0])\n"
+    )
+    note = "pure_callback: no rule; every output is taken to depend on all of its input"
+    result = crelle("pattern", "hidden.py:f", "f64[300]")
+    assert result.exit_code == 0, result.output
+    assert f"  notes      {note}\n" in result.stdout
+    found = json.loads(crelle("pattern", "hidden.py:f", "f64[300]", "--json").stdout)
+    assert found["structure"]["notes"] == [note]
+
+
+def test_a_pattern_at_one_point(project, crelle):
+    (project / "masked.py").write_text("import jax.numpy as jnp\ndef f(x):\n    return jnp.where(x > 1, x, 0.0)\n")
+    assert "4 nonzeros" in crelle("pattern", "masked.py:f", "[0.0, 2.0, 0.5, 3.0]").stdout
+    assert "2 nonzeros" in crelle("pattern", "masked.py:f", "[0.0, 2.0, 0.5, 3.0]", "--local").stdout

@@ -21,6 +21,7 @@ from crelle.cli import save, show
 from crelle.cli.ask import Inputs, Question, check_arity, parse_argnums, parse_selection, posed
 from crelle.cli.exits import Code
 from crelle.cli.progress import waiting
+from crelle.tangent.show import LIMIT, as_data, chain
 
 _TRANSFORMS = {"jacobian": crelle.jacobian, "hessian": crelle.hessian, "gradient": crelle.gradient}
 KINDS = tuple(_TRANSFORMS)
@@ -104,7 +105,6 @@ def pattern(kind: str, words: Words, local: bool) -> None:
         with waiting(f"reading the {kind} of {words.target}"):
             found = transform.pattern(*question.args, local=local, **question.kwargs)
             structure = transform.structure(*question.args, local=local, **question.kwargs)
-            notes = transform.program(*question.args, local=local, **question.kwargs).notes
     if path and path.suffix.lower() == ".npz":
         found.save(path)
     elif path:
@@ -112,32 +112,26 @@ def pattern(kind: str, words: Words, local: bool) -> None:
         assert figure is not None
         figure.savefig(path, dpi=150)
     if words.json:
-        data = {"shape": list(found.shape), "nnz": found.nnz, "structure": structure.to_dict(), "notes": notes}
+        data = {"shape": list(found.shape), "nnz": found.nnz, "structure": structure.to_dict()}
         if found.nnz <= _LISTED:
             data |= {"rows": found.rows.tolist(), "cols": found.indices.tolist()}
         show.machine({"kind": kind, "target": question.target.text, **data})
         return
-    show.lines([*str(found).splitlines(), *str(structure).splitlines(), *(f"note: {note}" for note in notes)])
+    show.lines([*str(found).splitlines(), *str(structure).splitlines()])
     _saved(path)
 
 
-def trace(kind: str, words: Words, local: bool) -> None:
+def trace(kind: str, words: Words, local: bool, whole: bool) -> None:
     """Print the tangent program of a derivative: the chain rule, shown."""
     with posed(words.target, words.given) as question:
         transform = _matrix(kind, words, question)
         with waiting(f"tracing the {kind} of {words.target}"):
             found = transform.program(*question.args, local=local, **question.kwargs)
     if words.json:
-        price = found.cost()
-        maps = [
-            {"name": m.name, "map": type(m).__name__, "dependence": m.dependence.name.lower(), "flops": m.flops,
-             "bytes": m.bytes, "operands": m.operands, "results": m.results, "detail": m.detail}
-            for m in found.maps
-        ]  # fmt: skip
         show.machine({"kind": kind, "target": question.target.text, "rows": found.rows, "columns": found.columns,
-                      "cost": price.to_dict(), "maps": maps, "notes": found.notes})  # fmt: skip
+                      "cost": found.cost().to_dict(), "maps": as_data(found), "notes": found.notes})  # fmt: skip
         return
-    show.lines(str(found).splitlines())
+    show.lines(chain(found, None if whole else LIMIT).splitlines())
 
 
 def _matrix(kind: str, words: Words, question: Question) -> Transform:

@@ -80,6 +80,7 @@ Analyze = Annotated[bool, typer.Option("--analyze", help="run every candidate an
 Of = Annotated[str, typer.Option(metavar="KIND", help="jacobian, hessian or gradient")]
 OfMatrix = Annotated[str, typer.Option("--of", metavar="KIND", help="jacobian or hessian")]
 Local = Annotated[bool, typer.Option("--local", help="at these very inputs, and not for all of their shapes")]
+All = Annotated[bool, typer.Option("--all", help="every line, however many there are")]
 PatternOut = Annotated[
     str | None, typer.Option("--out", metavar="FILE", help="save the pattern (.npz) or its picture (.png)")
 ]
@@ -158,14 +159,14 @@ def pattern_command(
 def trace_command(
     ctx: typer.Context, target: Target, inputs: Inputs = None, of: OfMatrix = "jacobian", local: Local = False,
     framework: Framework = "auto", argnums: Argnums = "0", seed: Seed = 0, dtype: Dtype = None, x64: X64 = None,
-    wrt: Wrt = "inputs", json: Json = False, debug: Debug = False,
+    wrt: Wrt = "inputs", all: All = False, json: Json = False, debug: Debug = False,
 ) -> None:  # fmt: skip
     """Show the chain rule: a derivative as a list of linear maps.
 
     One line for each: its structure, shapes, whether its coefficients are constant, what it costs.
     """
     with reporting(debug):
-        answer.trace(of, _words(ctx, "of", "local"), local)
+        answer.trace(of, _words(ctx, "of", "local", "all"), local, all)
 
 
 @app.command("jacobian", context_settings=_NUMBERS, epilog=_HOW_TO_ASK)

@@ -209,6 +209,11 @@ class TangentProgram:
 
         return chain(self)
 
+    def _repr_html_(self) -> str:
+        from crelle.tangent.show import html_table
+
+        return html_table(self)
+
     def __repr__(self) -> str:
         size = bytes_text(int(sum(m.bytes for m in self.maps)))
         return f"TangentProgram({self.columns:,} -> {self.rows:,}, {len(self.maps)} maps, {size} moved)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 
 from crelle._arrays import ArrayType
 from crelle._errors import CrelleError
@@ -36,12 +37,13 @@ def structure_of(program: TangentProgram, call: Call) -> Structure:
 def _structure(
     program: TangentProgram, found: Detected, inputs: tuple[ArrayType, ...], names: tuple[str, ...], kind: str
 ) -> Structure:
-    return find_structure(
+    structure = find_structure(
         pattern_of(found), inputs, outputs_of(program), input_names=names, entry_class=found.kinds,
         output_names=names if kind == "hessian" else (),
         rank_bound=rank_bound(program), symmetric=kind == "hessian",
         linear=not (found.kinds == Dependence.VARYING).any(),
     )  # fmt: skip
+    return replace(structure, notes=found.notes)
 
 
 def lines(call: Call) -> Callable[[], tuple[str, ...]] | None:

@@ -40,6 +40,7 @@ class Structure:
         symmetric: the matrix equals its transpose.
         diagonal: the value on the diagonal of a scaled identity.
         inputs, outputs, input_names, output_names: the arrays that columns and rows belong to.
+        notes: where the pattern may be larger than the truth, and why.
     """
 
     kind: str
@@ -67,6 +68,7 @@ class Structure:
     _matching: Ints | None = field(repr=False)
     _form: BlockTriangular | None = field(repr=False)
     _classes: np.ndarray[Any, Any] | None = field(repr=False)
+    notes: tuple[str, ...] = ()
 
     def blocks_of(self) -> Blocks:
         """Rows and columns of each independent block: iterate for ``(rows, cols)``; see `Blocks`."""
@@ -147,6 +149,7 @@ class Structure:
             "outputs": [str(t) for t in self.outputs],
             "input_names": list(self.input_names),
             "output_names": list(self.output_names),
+            "notes": list(self.notes),
         }
 
     def _detail(self) -> str:
@@ -213,7 +216,7 @@ class Structure:
         if self.nnz:
             structural = "not computed" if self.structural_rank is None else f"{self.structural_rank:,}"
             rows.append(("rank", f"≤ {self.rank_bound:,}; by the pattern alone: {structural}"))
-        return rows
+        return rows + [("" if at else "notes", note) for at, note in enumerate(self.notes)]
 
     def _shared(self, batch: BatchAxis) -> str:
         sides = ((batch.inputs, self.input_names), (batch.outputs, self.output_names))
