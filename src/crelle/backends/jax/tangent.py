@@ -10,7 +10,7 @@ import numpy as np
 from jax.extend import core as jex
 
 from crelle._arrays import ArrayType, types_text
-from crelle._errors import CrelleError, CrelleTypeError, describe
+from crelle._errors import CrelleTypeError, describe
 from crelle.backends._protocol import Call
 from crelle.backends.jax import run
 from crelle.backends.jax.flat import FlatFunction
@@ -105,10 +105,12 @@ def parts_of(call: Call, known: bool = False) -> Parts:
         shapes = [jax.ShapeDtypeStruct(jax.numpy.shape(v), jax.numpy.result_type(v)) for v in dynamic]
         try:
             jaxpr = jax.make_jaxpr(derivative)(shapes, seeds)
+        except (TypeError, ValueError, NotImplementedError) as error:  # no rule in this mode
+            failure = failure or error
+            continue
+        try:
             program = lower(jaxpr, values, kinds, transposed=mode in ("reverse", "reverse-over-reverse"))
-        except CrelleError:  # a rule of the user's
-            raise
-        except (NeedsReverse, TypeError, ValueError, NotImplementedError) as error:
+        except NeedsReverse as error:
             failure = failure or error
             continue
         made = call.inputs if program.transposed or hessian else outputs
