@@ -49,25 +49,28 @@ def given_pattern(call: Call, pattern: SparsityPattern, rows: int) -> SparsityPa
     return pattern
 
 
-def verify(call: Call, pattern: SparsityPattern, program: TangentProgram | None = None) -> None:
+def verify(call: Call, pattern: SparsityPattern, program: TangentProgram) -> None:
     """Compare a pattern with random products: what should be zero for the pattern's sake has to be zero.
 
-    Each product takes a random part of the columns, so that about a third of the rows read none of them.
+    Each product takes a random part of the columns, so that about a third of the rows read none of them. What was read
+    from the reverse pass is compared with it: PyTorch's forward mode takes operations without a forward rule for zero.
 
     Raises:
         CrelleCheckError: a row depends on columns that the pattern does not list.
     """
     rng = np.random.default_rng(0)
     for _ in range(_TRIALS):
+        reverse = program.transposed
         try:
-            reverse, sided = False, pattern
+            sided = pattern.T if reverse else pattern
             vector = _part(rng, sided)
-            found = product_of(call, vector, reverse)
-        except Exception:  # no forward rule: the transposed question
-            reverse, sided = True, pattern.T
-            outputs = outputs_of(program) if program is not None else ()
+            found = product_of(call, vector, reverse, outputs_of(program))
+        except Exception:
+            if reverse:
+                raise
+            reverse, sided = True, pattern.T  # no forward rule: the transposed question
             vector = _part(rng, sided)
-            found = product_of(call, vector, reverse, outputs)
+            found = product_of(call, vector, reverse, outputs_of(program))
         reached = sided.to_scipy().astype(np.float64) @ (vector != 0)
         wrong = np.flatnonzero((reached == 0) & (np.abs(found) > _ROUNDING * np.abs(found).max(initial=0.0)))
         if len(wrong):
@@ -114,19 +117,14 @@ def product_of(call: Call, vector: Any, reverse: bool, outputs: Any = ()) -> Any
     return np.concatenate([np.zeros(0), *flat])
 
 
-def _message(call: Call, program: TangentProgram | None, row: int, count: int, reverse: bool) -> str:
+def _message(call: Call, program: TangentProgram, row: int, count: int, reverse: bool) -> str:
     side, other = ("column", "rows") if reverse else ("row", "columns")
-    if program is not None and program.trusted:
-        names = ", ".join(repr(n) for n in dict.fromkeys(program.trusted))
-        likely = f"the linear rule registered for {names} misses entries"
-        remedy = 'return a larger pattern from the rule, "dense" if in doubt'
-    else:
-        likely, remedy = "the pattern that was passed belongs to another function", "leave pattern= out"
+    names = ", ".join(repr(n) for n in dict.fromkeys(program.trusted))
     return describe(
         f"{call.text}: the pattern misses entries",
         called=types_text(call.inputs, call.names),
         expected=f"{side} {row} to be zero in a product with {other} that the pattern says it does not read; "
         f"it is not ({count:,} such {side}s)",
-        likely=likely,
-        try_=remedy,
+        likely=f"the linear rule registered for {names} misses entries",
+        try_='return a larger pattern from the rule, "dense" if in doubt',
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from crelle._errors import CrelleShapeError, CrelleTypeError, describe
+from crelle._errors import CrelleError, CrelleShapeError, CrelleTypeError, describe
 
 UserRule = Callable[..., Any]
 _RULES: dict[str, UserRule] = {}
@@ -39,7 +39,8 @@ def register_linear_rule(operation: Any, rule: UserRule | None = None) -> Any:
     never smaller.
 
     Args:
-        operation: a JAX primitive or its name; a PyTorch operator (``torch.ops.my.op.default``) or its name.
+        operation: a JAX primitive or its name; a PyTorch operator (``torch.ops.my.op.default``, or what
+            ``torch.library.custom_op`` returns) or its name (``my.op``, ``my::op``).
         rule: the rule; left out, a decorator is returned.
 
     Raises:
@@ -52,7 +53,7 @@ def register_linear_rule(operation: Any, rule: UserRule | None = None) -> Any:
     ... def _(operands, shapes, params):
     ...     return ["pointwise"]
     """
-    name = operation if isinstance(operation, str) else _name(operation)
+    name = operation.replace("::", ".") if isinstance(operation, str) else _name(operation)
 
     def declare(function: UserRule) -> UserRule:
         if not callable(function):
@@ -69,15 +70,23 @@ def register_linear_rule(operation: Any, rule: UserRule | None = None) -> Any:
 
 
 def _name(operation: Any) -> str:
+    if isinstance(operation, type):  # an autograd.Function has a name, and is no operator
+        raise _no_operation(f"the class {operation.__name__}")
     found = getattr(operation, "name", None)
     if isinstance(found, str):
         return found
+    operation = getattr(operation, "_opoverload", operation)
     if type(operation).__name__ in ("OpOverload", "OpOverloadPacket"):
         return str(operation)
-    raise CrelleTypeError(
+    raise _no_operation(f"a {type(operation).__name__}")
+
+
+def _no_operation(what: str) -> CrelleTypeError:
+    return CrelleTypeError(
         describe(
-            f"crelle.register_linear_rule: a {type(operation).__name__} is no operation of a framework",
+            f"crelle.register_linear_rule: {what} is no operation of a framework",
             expected="a JAX primitive, a PyTorch operator, or the name of one",
+            try_="functions need no rule: they are looked into; hide one in a primitive or a torch.library.custom_op",
         )
     )
 
@@ -90,18 +99,31 @@ def find(name: str) -> UserRule | None:
 def patterns(
     name: str, rule: UserRule, operands: Sequence[LinearOperand], shapes: Sequence[tuple[int, ...]], params: Any
 ) -> list[list[Any]]:
-    """For every result and operand the CSR pattern ``(indptr, indices)``; ``None`` where everything is read."""
+    """For every result and operand the CSR pattern ``(indptr, indices)``; ``None`` where everything is read.
+
+    Raises:
+        CrelleTypeError, CrelleShapeError: the rule does not answer for the operands and results that there are.
+    """
     answer = rule(list(operands), list(shapes), params)
-    answers = [answer] if len(shapes) == 1 else list(answer)
+    answers = [answer] if len(shapes) == 1 else answer
     linear = [k for k, o in enumerate(operands) if o.linear]
+    if not isinstance(answers, (list, tuple)) or len(answers) != len(shapes):
+        got = f"{len(answers)} answers" if isinstance(answers, (list, tuple)) else _kind(answers)
+        raise CrelleTypeError(
+            describe(
+                f"the linear rule of {name!r} returned {got}",
+                called=f"the operation has {len(shapes)} results, of shapes {', '.join(map(str, shapes))}",
+                expected=f"a list of {len(shapes)}: for each result a list with one answer for each linear operand",
+            )
+        )
     found: list[list[Any]] = []
     for shape, each in zip(shapes, answers, strict=True):
         each = [each] if isinstance(each, str) or not isinstance(each, (list, tuple)) else each
         if len(each) != len(linear):
             raise CrelleTypeError(
                 describe(
-                    f"the linear rule of {name!r} returned {len(each)} answers",
-                    called=f"operands {', '.join(map(str, linear))} are linear",
+                    f"the linear rule of {name!r} returned {len(each)} answer{'' if len(each) == 1 else 's'}",
+                    called=_linear_text(operands),
                     expected=f"{len(linear)}: one for each linear operand",
                 )
             )
@@ -124,17 +146,33 @@ def _pattern(name: str, answer: Any, out: tuple[int, ...], into: tuple[int, ...]
         raise _wrong(name, repr(answer), m, n)
     from crelle.pattern import SparsityPattern
 
-    pattern = SparsityPattern.from_(answer)
+    try:
+        pattern = SparsityPattern.from_(answer)
+    except CrelleError as error:
+        raise _wrong(name, _kind(answer), m, n, likely=str(error).partition("\n")[0]) from None
     if pattern.shape != (m, n):
-        raise _wrong(name, f"a pattern of shape {pattern.shape}", m, n)
+        turned = pattern.shape == (n, m)
+        likely = "rows and columns were exchanged" if turned else None
+        raise _wrong(name, f"a pattern of shape {pattern.shape}", m, n, likely)
     return pattern.indptr, pattern.indices
 
 
-def _wrong(name: str, got: str, m: int, n: int) -> CrelleShapeError:
+def _kind(answer: Any) -> str:
+    return "None" if answer is None else repr(answer) if isinstance(answer, str) else f"a {type(answer).__name__}"
+
+
+def _linear_text(operands: Sequence[LinearOperand]) -> str:
+    """``operands 0 of shape (4, 3), 2 of shape (3,) are linear``."""
+    texts = [f"{k} of shape {o.shape}" for k, o in enumerate(operands) if o.linear]
+    return f"operand{'s' * (len(texts) > 1)} {', '.join(texts)} {'are' if len(texts) > 1 else 'is'} linear"
+
+
+def _wrong(name: str, got: str, m: int, n: int, likely: str | None = None) -> CrelleShapeError:
     return CrelleShapeError(
         describe(
             f"the linear rule of {name!r} returned {got}",
             expected=f'"pointwise", "dense", or a pattern of shape ({m}, {n})',
+            likely=likely,
             try_="rows are the elements of the result, columns those of the operand, both raveled in C order",
         )
     )

@@ -1,4 +1,4 @@
-"""Products in PyTorch: ``torch.func``, with a way around operations whose forward or second derivative is missing."""
+"""Products in PyTorch: ``torch.func``, with ways around operations whose derivatives it lacks or refuses."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from crelle._errors import CrelleTypeError, describe
+from crelle.backends.torch import tape
 from crelle.backends.torch.run import plain_kernels
 
 Function = Callable[..., Any]
@@ -43,9 +44,15 @@ def jvp(f: Function, primals: tuple[Any, ...], tangents: tuple[Any, ...], has_au
 
 
 def vjp(f: Function, primals: tuple[Any, ...], has_aux: bool) -> tuple[Any, ...]:
-    """``torch.func.vjp``."""
+    """``torch.func.vjp``; ``torch.autograd`` alone where that refuses an operation."""
     function = _Tensors(f, has_aux)
-    return function.complete(_vjp(function, *primals, has_aux=has_aux))
+    try:
+        found = _vjp(function, *primals, has_aux=has_aux)
+    except RuntimeError as error:
+        if not tape.refuses(error):
+            raise
+        found = tape.vjp(function, primals, has_aux)
+    return function.complete(found)
 
 
 def hvp(f: Function, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
@@ -61,7 +68,12 @@ def hvp(f: Function, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tup
         _, pull, value = _vjp(gradient, *primals, has_aux=True)
         return value, pull(tangents)
 
-    value, product = _first("hvp", forward_over_reverse, reverse_over_reverse)
+    try:
+        value, product = _first("hvp", forward_over_reverse, reverse_over_reverse)
+    except RuntimeError as error:
+        if not tape.refuses(error):
+            raise
+        value, product = tape.hvp(f, primals, tangents)
     return value, product
 
 
