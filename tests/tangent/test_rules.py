@@ -112,11 +112,13 @@ def test_a_pattern_of_a_wrong_shape():
 def test_pointwise_between_different_sizes():
     with pytest.raises(crelle.CrelleShapeError) as raised:
         ask(["pointwise"], shapes=((2, 3),))
-    assert str(raised.value) == (
-        "the linear rule of 'my_op' returned \"pointwise\" for a result of shape (2, 3) and an operand of shape (4, 3)\n"
-        '  expected  "pointwise", "dense", or a pattern of shape (6, 12)\n'
-        f"  try       {RAVELED}"
-    )
+    headline, *rest = str(raised.value).splitlines()
+    got = '"pointwise" for a result of shape (2, 3) and an operand of shape (4, 3)'
+    assert headline == f"the linear rule of 'my_op' returned {got}"
+    assert rest == [
+        '  expected  "pointwise", "dense", or a pattern of shape (6, 12)',
+        f"  try       {RAVELED}",
+    ]
 
 
 @pytest.mark.parametrize(("answer", "got"), [("diagonal", "'diagonal'"), (3, "a int"), (object(), "a object")])
