@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from jax import lax
 
+import crelle
 from crelle._arrays import ArrayType
 from crelle.tangent import cut
 from crelle.tangent.cut import rank_bound
@@ -112,3 +117,44 @@ def test_never_below_the_rank(program, seed):
     matrix = numbers(program, np.random.default_rng(seed))
     rank = np.linalg.matrix_rank(matrix) if matrix.size else 0
     assert rank <= rank_bound(program) <= min(matrix.shape)
+
+
+OF_JAX = {
+    "a convolution": lambda x: lax.conv(x.reshape(1, 3, 2, 2), KERNEL, (1, 1), "SAME"),
+    "sorting": jnp.sort,
+    "an index that depends on x": lambda x: x[jnp.argsort(x)],
+    "a real transform": lambda x: jnp.fft.irfft(jnp.fft.rfft(x) * jnp.arange(1, 8)),
+    "a running sum": lambda x: jnp.cumsum(x) * x,
+    "a solve": lambda x: jnp.linalg.solve(jnp.eye(3) + 0.1 * x[:9].reshape(3, 3), x[9:]),
+    "a neck within jit": lambda x: jax.jit(lambda x: jnp.outer(x[:6], jnp.ones(9)) * jnp.sum(x))(x),
+}
+KERNEL = jnp.asarray(np.random.default_rng(0).standard_normal((4, 3, 2, 2)))
+OF_TORCH = {
+    "a convolution": lambda x: torch.conv2d(x.reshape(1, 3, 2, 2), torch.from_numpy(np.array(KERNEL)), padding=1),
+    "sorting": lambda x: torch.sort(x)[0],
+    "an index that depends on x": lambda x: x[torch.argsort(x)],
+    "a real transform": lambda x: torch.fft.irfft(torch.fft.rfft(x) * torch.arange(1, 8)),
+    "a running sum": lambda x: torch.cumsum(x, 0) * x,
+    "a mean over groups": lambda x: x.reshape(3, 4).mean(1, keepdim=True).expand(3, 4),
+}
+
+
+@pytest.mark.parametrize("name", OF_JAX)
+def test_the_bound_holds_for_functions_of_jax(name):
+    x = jnp.asarray(np.random.default_rng(1).standard_normal(12))
+    J = crelle.jacobian(OF_JAX[name], flatten=True)
+    assert np.linalg.matrix_rank(np.asarray(J(x))) <= rank_bound(J.program(x))
+
+
+@pytest.mark.parametrize("name", OF_TORCH)
+def test_the_bound_holds_for_functions_of_torch(name):
+    x = torch.from_numpy(np.random.default_rng(1).standard_normal(12))
+    J = crelle.jacobian(OF_TORCH[name], flatten=True)
+    assert np.linalg.matrix_rank(J(x).numpy()) <= rank_bound(J.program(x))
+
+
+def test_necks_between_operations_are_found():
+    x = jnp.ones(12)
+    assert rank_bound(crelle.jacobian(lambda x: jnp.sum(x) * jnp.ones(5)).program(x)) == 1
+    assert rank_bound(crelle.jacobian(lambda x: jnp.ones((9, 2)) @ (jnp.ones((2, 12)) @ x)).program(x)) == 2
+    assert rank_bound(crelle.jacobian(lambda x: x.mean() * torch.ones(5)).program(torch.ones(12))) == 1

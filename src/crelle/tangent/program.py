@@ -6,7 +6,7 @@ A backend lowers its own graph to values and these maps; everything in ``tangent
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
@@ -148,6 +148,8 @@ class TangentProgram:
         transposed: it was read from the vjp: inputs are cotangents of f's outputs, outputs those of its inputs.
         notes: what is conservative, and why.
         trusted: operations whose patterns were taken from rules of the user.
+        inside: values that an operation has on the way to its results: unions of what its results read. They stand for
+            more numbers than they have elements.
     """
 
     types: list[ArrayType] = field(default_factory=list)
@@ -158,11 +160,22 @@ class TangentProgram:
     transposed: bool = False
     notes: list[str] = field(default_factory=list)
     trusted: list[str] = field(default_factory=list)
+    inside: set[int] = field(default_factory=set)
 
     def value(self, type_: ArrayType) -> int:
         """A new value."""
         self.types.append(type_)
         return len(self.types) - 1
+
+    def close(self, first: int, results: Iterable[tuple[int | None, ArrayType]]) -> None:
+        """An operation that began when there were ``first`` values is done; these are its results, and of these types.
+
+        Rules make them of their operands' dtypes; the other new values are inside of the operation.
+        """
+        new = {r: type_ for r, type_ in results if r is not None and r >= first}
+        for value, type_ in new.items():
+            self.types[value] = type_
+        self.inside.update(set(range(first, len(self.types))).difference(new))
 
     def note(self, text: str) -> None:
         """Say something once."""

@@ -71,9 +71,9 @@ class Arg:
 
     def value(self) -> np.ndarray[Any, Any] | None:
         """The value as far as it can be known before f is run."""
-        if isinstance(self.entry, Primal) and self.entry.known is not None:
+        if isinstance(self.entry, Primal) and self.entry.known is not None and isinstance(self.dtype, np.dtype):
             return np.asarray(self.entry.known.get())
-        return None
+        return None  # also of random keys, which are no numbers
 
     def bounds(self) -> Bounds | None:
         """Lower and upper bound of each element."""
@@ -151,12 +151,14 @@ class Lowering:
             return primal.results(eqn, args)
         if not any(a.linear for a in args):
             return [Tangent(None) for _ in eqn.outvars]
-        before = self._equation
+        before, first = self._equation, len(self.program.types)
         self._equation = (name, *equation_cost(eqn))
         try:
-            return [Tangent(v) for v in find_rule(eqn)(self, eqn, args)]
+            found = find_rule(eqn)(self, eqn, args)
         finally:
             self._equation = before
+        self.program.close(first, zip(found, map(aval_type, eqn.outvars), strict=True))
+        return [Tangent(v) for v in found]
 
     # -- what rules use
 

@@ -114,7 +114,15 @@ class Lowering:
             return self._zeros(node)
         flops, moved = node_cost(node)
         self._equation = (name_of(node), flops, moved)
+        first = len(self.program.types)
         found = self._rule(node)(self, node)
+        spec = spec_of_node(node)
+        several, specs = (found, spec) if isinstance(found, list) else ([found], [spec])
+        results = [
+            (v, type_of(s)) for v, s in zip(several, specs or (), strict=False)
+            if isinstance(v, int) and isinstance(s, Spec)
+        ]  # fmt: skip
+        self.program.close(first, results)
         if isinstance(found, list):
             return Several(tuple(e if isinstance(e, Primal) else Tangent(e) for e in found))
         return Tangent(found)
