@@ -97,6 +97,8 @@ def _equation(eqn: Any, args: list[Any]) -> Sequence[Any]:
     pairs = sum(isinstance(a, _Pair) for a in args)
     if pairs and (eqn.primitive.name == "while" or (pairs > 1 and eqn.primitive.name in _BILINEAR)):
         raise CannotSplit(f"values and tangents go through {eqn.primitive.name} together")
+    if eqn.primitive.name == "optimization_barrier":  # values beside tangents, all as they are
+        return args
     constant = all(a.constant for a in args if isinstance(a, _Value)) and not eqn.effects
     if not pairs:
         found = bind(eqn, [a.value for a in args])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from jax.extend import core as jex
 
@@ -177,7 +178,7 @@ def _scan(low: Lowering, eqn: Any, args: list[Arg]) -> Sequence[Entry]:
     def step(t: int) -> TangentProgram:
         count = length - 1 - t if p["reverse"] else t
         now = [*(a.entry for a in consts), *loop.carry_entries(count), *(_slice_entry(a, t) for a in scanned)]
-        return loop.body(now)[0]
+        return loop.body(now, results)[0]
 
     differs = any(_steps_matter(a) for a in scanned) or loop.counts
     return _emit_loop(low, eqn, "scan", args, loop, body, results, length, step if differs else None, p["reverse"])
@@ -199,7 +200,12 @@ def _steps_matter(a: Arg) -> bool:
         return not bool((value == value[:1]).all())
     if value.dtype.kind not in "fc":
         return False
-    return not bool(((value == 0) == (value[:1] == 0)).all())
+    return bool((value == 0).any()) and not bool((value == value[:1]).all())
+
+
+def _key(keys: Any, t: int) -> Any:
+    with jax.ensure_compile_time_eval():
+        return keys[t]
 
 
 def _slice_entry(a: Arg, t: int | None) -> Entry:
@@ -209,16 +215,14 @@ def _slice_entry(a: Arg, t: int | None) -> Entry:
     entry = a.entry
     if entry.known is not None:
         whole = entry.known
+        if not isinstance(a.dtype, np.dtype):  # random keys
+            return Primal(entry.kind, None if t is None else Known((whole,), lambda v, t=t: _key(v, t)))
         if t is not None:
             return Primal(entry.kind, Known((whole,), lambda v, t=t: np.asarray(v)[t]))
-        if not _steps_matter(a):
-            value = np.asarray(whole.get())
-            if len(value) and value.dtype.kind in "biu":
-                return Primal(entry.kind, Known.of(value[0]))
-            if len(value) and value.dtype.kind in "fc" and not (value[0] != 0).all():
-                return Primal(entry.kind, Known.of(value[0]))
-            return Primal(entry.kind)
-        return Primal(entry.kind, None, lambda: _range(np.asarray(whole.get())))
+        value = np.asarray(whole.get())
+        if len(value) and (value == value[:1]).all():
+            return Primal(entry.kind, Known.of(value[0]))
+        return Primal(entry.kind, None, lambda: _range(value))
     if entry.bounds is not None:
         find = entry.bounds
 
@@ -307,8 +311,13 @@ class _LoopKinds:
                 found.append(Primal(self.kinds[k]))
         return found
 
-    def body(self, entries: Sequence[Entry]) -> tuple[TangentProgram, list[Entry]]:
-        """The body as a program whose inputs are all tangents that go in."""
+    def body(
+        self, entries: Sequence[Entry], general: Sequence[Entry] | None = None
+    ) -> tuple[TangentProgram, list[Entry]]:
+        """The body as a program whose inputs are all tangents that go in.
+
+        Its outputs are those of ``general``, the results of any step, also where one is zero in this step.
+        """
         program = TangentProgram()
         mine: list[Entry] = []
         for entry, v in zip(entries, self.jaxpr.invars, strict=True):
@@ -323,8 +332,8 @@ class _LoopKinds:
         kept = [e for k, e in enumerate(results[:count]) if self.linear[k]]
         types = [aval_type(v) for k, v in enumerate(self.jaxpr.outvars[:count]) if self.linear[k]]
         outvars: Sequence[Any] = self.jaxpr.outvars[count:]
-        for e, out in zip(results[count:], outvars, strict=True):
-            if isinstance(e, Tangent) and e.value is not None:
+        for e, any_step, out in zip(results[count:], (general or results)[count:], outvars, strict=True):
+            if isinstance(any_step, Tangent) and any_step.value is not None:
                 kept.append(e)
                 types.append(aval_type(out))
         _set_outputs(program, kept, types)
@@ -404,8 +413,6 @@ def _knowable(loop: _LoopKinds, known_in: Sequence[bool]) -> list[bool]:
 
 def _cut_scan(eqn: Any, args: Sequence[Arg], loop: _LoopKinds, wanted: Sequence[bool], found: list[Entry]) -> None:
     """Compute the wanted results of a scan by one that holds nothing else."""
-    import jax
-
     c, n = len(loop.consts), len(loop.carry)
     p = eqn.params
     cut = primal.Cut(loop.jaxpr, wanted)

@@ -17,7 +17,7 @@ Results = Sequence[int | None]
 
 @rule(
     "copy", "copy_p", "convert_element_type", "reduce_precision", "device_put", "sharding_constraint", "pvary",
-    "optimization_barrier", "stop_gradient", "all_gather_invariant", "mesh_cast", "reshard", "layout_constraint",
+    "optimization_barrier", "stop_gradient", "mesh_cast", "reshard", "layout_constraint",
 )  # fmt: skip
 def _same(low: Lowering, eqn: Any, args: list[Arg]) -> Results:
     return [a.tangent if np.dtype(_dtype(v)).kind in "fcV" else None for a, v in zip(args, eqn.outvars, strict=True)]

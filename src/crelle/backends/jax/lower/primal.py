@@ -33,7 +33,8 @@ def _bounds(eqn: Any, args: Sequence[Arg], v: Any) -> Callable[[], Bounds | None
     rule = _RULES.get(eqn.primitive.name)
     if rule is None:
         return None
-    return functools.cache(lambda: _checked(rule(eqn, list(args)), v))
+    mine = [args[eqn.outvars.index(v)]] if eqn.primitive.name == "sort" else list(args)
+    return functools.cache(lambda: _checked(rule(eqn, mine), v))
 
 
 def _checked(found: Bounds | None, v: Any) -> Bounds | None:
@@ -46,11 +47,14 @@ def _checked(found: Bounds | None, v: Any) -> Bounds | None:
     return low, high
 
 
-def _both(eqn: Any, args: list[Arg]) -> list[Bounds] | None:
+def _both(eqn: Any, args: list[Arg], most: int = 2**62) -> list[Bounds] | None:
+    """Bounds of all operands, if none is so large that sums of two of them wrap around."""
     found = []
     for a in args:
         b = a.bounds()
         if b is None or b[0].dtype.kind not in "biu":
+            return None
+        if b[0].size and not -most <= int(b[0].min()) <= int(b[1].max()) <= most:
             return None
         found.append((b[0].astype(np.int64), b[1].astype(np.int64)))
     return found
@@ -76,7 +80,7 @@ def _sub(eqn: Any, args: list[Arg]) -> Bounds | None:
 
 
 def _mul(eqn: Any, args: list[Arg]) -> Bounds | None:
-    found = _both(eqn, args)
+    found = _both(eqn, args, 2**31)
     if found is None:
         return None
     products = [a * b for a in found[0] for b in found[1]]
@@ -106,7 +110,7 @@ def _clamp(eqn: Any, args: list[Arg]) -> Bounds | None:
         return None
     inner = args[1].bounds()
     if inner is None:
-        return low[0], high[1]
+        return np.minimum(low[0], high[0]), high[1]
     return np.minimum(np.maximum(inner[0], low[0]), high[0]), np.minimum(np.maximum(inner[1], low[1]), high[1])
 
 
