@@ -133,7 +133,10 @@ class Lowering:
         def read(v: Any) -> Arg:
             if isinstance(v, jex.Literal):
                 return Arg(np.shape(v.val), dtype_of(v), Primal(Dependence.CONSTANT, Known.of(v.val)))
-            return Arg(tuple(v.aval.shape), v.aval.dtype, env[v])
+            entry = env[v]
+            if 0 in v.aval.shape and isinstance(entry, Tangent):
+                entry = Tangent(None)  # nothing reads of nothing, so that rules need not think of it
+            return Arg(tuple(v.aval.shape), v.aval.dtype, entry)
 
         for eqn in jaxpr.eqns:
             args = [read(v) for v in eqn.invars]
@@ -149,7 +152,7 @@ class Lowering:
             return control.CONTROL[name](self, eqn, args)
         if not any(isinstance(a.entry, Tangent) for a in args):
             return primal.results(eqn, args)
-        if not any(a.linear for a in args):
+        if not any(a.linear for a in args) or all(0 in v.aval.shape for v in eqn.outvars):
             return [Tangent(None) for _ in eqn.outvars]
         before, first = self._equation, len(self.program.types)
         self._equation = (name, *equation_cost(eqn))
