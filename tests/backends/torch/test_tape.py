@@ -38,6 +38,38 @@ def test_vjp_of_trees_and_aux():
     np.testing.assert_allclose(pull({"a": U, "b": U.sum()})[0]["x"], 6 * X**2 * U + U.sum(), rtol=1e-14)
 
 
+def test_jvp():
+    def f(x, s):
+        return [Cube.apply(x) * s, x.sum()], "aux"
+
+    two, one = torch.tensor(2.0, dtype=torch.float64), torch.tensor(1.0, dtype=torch.float64)
+    value, pushed, aux = crelle.jvp(f, (X, two), (U, one), has_aux=True)
+    assert aux == "aux"
+    np.testing.assert_allclose(value[0], 2 * X**3, rtol=1e-14)
+    np.testing.assert_allclose(pushed[0], 6 * X**2 * U + X**3, rtol=1e-14)
+    np.testing.assert_allclose(pushed[1], U.sum(), rtol=1e-14)
+
+
+@pytest.fixture(scope="module")
+def turn():
+    """An operation with a reverse rule only, of which forward mode says that its derivative is zero."""
+
+    @torch.library.custom_op("crelle_tests::turn", mutates_args=())
+    def turn(x: torch.Tensor) -> torch.Tensor:
+        return x.flip(0).clone()
+
+    turn.register_fake(torch.empty_like)
+    turn.register_autograd(lambda ctx, g: turn(g))
+    return turn
+
+
+def test_zeros_of_operations_without_a_forward_rule_are_not_believed(turn):
+    assert not torch.func.jvp(turn, (X,), (U,))[1].any()  # what torch says
+    np.testing.assert_allclose(crelle.jvp(lambda x: turn(x) * 2, (X,), (U,))[1], 2 * U.flip(0))
+    np.testing.assert_allclose(crelle.vjp(turn, X)[1](U)[0], U.flip(0))
+    np.testing.assert_allclose(crelle.hvp(lambda x: (turn(x) ** 3).sum(), (X,), (U,)), 6 * X * U)
+
+
 def test_hvp():
     value, product = crelle.hvp(lambda x: Cube.apply(x).sum(), (X,), (U,), value=True)
     np.testing.assert_allclose(value, (X**3).sum(), rtol=1e-14)

@@ -26,7 +26,7 @@ CASTS = True
 
 
 def jvp(f: Function, primals: tuple[Any, ...], tangents: tuple[Any, ...], has_aux: bool) -> tuple[Any, ...]:
-    """``torch.func.jvp``; the transpose of the VJP where an operation has no forward rule, or a wrong one."""
+    """``torch.func.jvp``; the transpose of the VJP where an operation has no forward rule, or a wrong one, or zero."""
     function = _Tensors(f, has_aux)
 
     def forward() -> Any:
@@ -40,7 +40,13 @@ def jvp(f: Function, primals: tuple[Any, ...], tangents: tuple[Any, ...], has_au
         _, push = _vjp(pull, ones)
         return output, push(tangents)[0], *aux
 
-    return function.complete(_first("jvp", forward, transposed))
+    try:
+        found = _first("jvp", forward, transposed)
+    except RuntimeError as error:
+        if not tape.refuses(error):
+            raise
+        found = tape.jvp(function, primals, tangents, has_aux)
+    return function.complete(found)
 
 
 def vjp(f: Function, primals: tuple[Any, ...], has_aux: bool) -> tuple[Any, ...]:
@@ -126,6 +132,8 @@ class _Watch(TorchFunctionMode):
                 raise _WrongRule("the forward derivative of scatter_reduce(reduce='prod') is wrong")
         elif name == "triangular_solve":
             raise _WrongRule("the forward derivative of triangular_solve is wrong")
+        elif getattr(op, "namespace", "aten") not in ("aten", "prims", "prim"):
+            raise _WrongRule(f"{op} may have no forward rule, and would silently give zeros")
         return op(*args, **kwargs)
 
 

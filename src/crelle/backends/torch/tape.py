@@ -35,6 +35,19 @@ def vjp(f: Function, primals: tuple[Any, ...], has_aux: bool) -> tuple[Any, ...]
     return (output if again else pytree.tree_map(torch.detach, output)), pull, *aux
 
 
+def jvp(f: Function, primals: tuple[Any, ...], tangents: tuple[Any, ...], has_aux: bool) -> tuple[Any, ...]:
+    """As ``torch.func.jvp``: the transpose of the reverse pass, which is linear in its cotangents."""
+    inputs, tree, again = _inputs(primals)
+    with torch.enable_grad():
+        found = f(*pytree.tree_unflatten(inputs, tree))
+        output, *aux = found if has_aux else (found,)
+        outputs, out_tree = pytree.tree_flatten(output)
+        seeds = [torch.ones_like(o).requires_grad_() for o in outputs]
+        pulled = _grad(outputs, inputs, seeds, True, True)
+    pushed = _grad(pulled, seeds, pytree.tree_leaves(tangents), again and torch.is_grad_enabled(), True)
+    return (output if again else pytree.tree_map(torch.detach, output)), pytree.tree_unflatten(pushed, out_tree), *aux
+
+
 def hvp(f: Function, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
     """f(x) and H v, reverse over reverse."""
     inputs, tree, again = _inputs(primals)
