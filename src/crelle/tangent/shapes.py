@@ -37,34 +37,47 @@ def transposed(pattern: Csr, columns: int) -> Csr:
     return np.append(0, np.cumsum(np.bincount(indices, minlength=columns))), rows[order].astype(np.int32)
 
 
-def window_axis(
+def axis_reads(
     size: int, window: int, stride: int, padding: tuple[int, int], base: int = 1, dilation: int = 1,
     length: int | None = None,
-) -> Csr:  # fmt: skip
-    """CSR of [results, size]: what each window reads along one axis, with dilation of the operand and the window."""
+) -> Array:  # fmt: skip
+    """What each window reads along one axis, [results, window], -1 outside; operand and window may be dilated."""
     span = (size - 1) * base + 1 if size else 0
     if length is None:
         length = max(0, (padding[0] + span + padding[1] - ((window - 1) * dilation + 1)) // stride + 1)
     at = np.arange(length)[:, None] * stride - padding[0] + np.arange(window) * dilation
-    inside = (at >= 0) & (at < span) & (at % base == 0)
-    return np.append(0, np.cumsum(inside.sum(1))), (at[inside] // base).astype(np.int32)
+    return np.where((at >= 0) & (at < span) & (at % base == 0), at // base, -1)
 
 
-def window_reads(axes: Sequence[tuple[int, int, int, int, int, int]]) -> Array:
+def window_reads(axes: Sequence[tuple[int, Array]]) -> Array:
     """For every result and tap the raveled place in space that is read, -1 outside: [S, T].
 
     Args:
-        axes: (size, window, stride, padding before, dilation, results) of every axis.
+        axes: of every axis its size, and what windows read along it.
     """
     place: Array = np.zeros((1, 1), np.int64)
     valid: Array = np.ones((1, 1), bool)
-    for size, window, stride, padding, dilation, length in axes:
-        at = np.arange(length)[:, None] * stride - padding + np.arange(window) * dilation
-        inside = (at >= 0) & (at < size)
-        place = place[:, None, :, None] * size + np.where(inside, at, 0)[None, :, None, :]
-        valid = valid[:, None, :, None] & inside[None, :, None, :]
+    for size, reads in axes:
+        place = place[:, None, :, None] * size + np.maximum(reads, 0)[None, :, None, :]
+        valid = valid[:, None, :, None] & (reads >= 0)[None, :, None, :]
         place, valid = (x.reshape(x.shape[0] * x.shape[1], -1) for x in (place, valid))
     return np.where(valid, place, -1)
+
+
+def listed(reads: Array) -> Csr:
+    """CSR of what each row reads, -1 left out."""
+    return np.append(0, np.cumsum((reads >= 0).sum(1))), np.sort(reads, 1)[np.sort(reads >= 0, 1)]
+
+
+def picking(index: Array, arrange: Move | None = None) -> Move:
+    """out[i] = in[index[i]] over raveled elements, 0 where the index is -1; ``arrange`` comes first, if given."""
+
+    def move(a: Any) -> Any:
+        flat = (a if arrange is None else arrange(a)).reshape(-1)
+        picked = flat[np.maximum(index, 0)] if flat.size else np.zeros(index.shape, a.dtype)
+        return np.where(index < 0, np.zeros((), a.dtype), picked)
+
+    return move
 
 
 @dataclass(frozen=True, slots=True)

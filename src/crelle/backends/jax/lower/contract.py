@@ -10,7 +10,7 @@ import numpy as np
 from crelle._arrays import ArrayType
 from crelle.backends.jax.lower.walk import Arg, Lowering, aval_type, rule
 from crelle.tangent.program import Contract, Dependence, Reduce
-from crelle.tangent.shapes import csr, product, transposed, window_axis
+from crelle.tangent.shapes import axis_reads, csr, listed, product, transposed, window_reads
 
 Array = np.ndarray[Any, Any]
 Results = Sequence[int | None]
@@ -29,9 +29,8 @@ def _dot_general(low: Lowering, eqn: Any, args: list[Arg]) -> Results:
         contract, batch = contract[::-1], batch[::-1]
     shape = tuple(eqn.outvars[0].aval.shape)
     p = product(mine.shape, other.shape, other.keep(), contract, batch, left.linear, shape)
-    assert mine.tangent is not None
     value = low.emit(
-        Contract, [mine.tangent], aval_type(eqn.outvars[0]), into=p.into, out=p.out, pattern=p.pattern,
+        Contract, [mine.source], aval_type(eqn.outvars[0]), into=p.into, out=p.out, pattern=p.pattern,
         dependence=other.kind, detail=p.detail,
     )  # fmt: skip
     return [value]
@@ -57,7 +56,7 @@ def _window_patterns(eqn: Any, shape: Sequence[int]) -> list[tuple[Array, Array]
         p.get("window_dilation") or ones, strict=True,
     ):  # fmt: skip
         trivial = window == stride == base == 1 and tuple(padding) == (0, 0)
-        found.append(None if trivial else window_axis(size, window, stride, tuple(padding), base, dilation))
+        found.append(None if trivial else listed(axis_reads(size, window, stride, tuple(padding), base, dilation)))
     return found
 
 
@@ -116,6 +115,10 @@ class _Numbers:
         self.result = tuple(eqn.outvars[0].aval.shape)
         self.results = tuple(self.result[a] for a in self.out[2:])
 
+    def reads(self) -> Array:
+        """For every result and tap the raveled place in space that is read, -1 outside: [S, T]."""
+        return window_reads([(along[0], axis_reads(*along)) for along in self.axes])
+
     def arrange(self, a: Array) -> Array:
         """[N, O, *S] to the layout of the result."""
         return a.transpose([self.out.index(k) for k in range(len(self.out))])
@@ -130,7 +133,6 @@ def _conv_of_image(low: Lowering, eqn: Any, image: Arg, kernel: Arg) -> int:
         used = np.asarray(keep.transpose(c.rhs).any(axis=(0, 1)))
     box = used.all()
     dtype = str(image.dtype)
-    assert image.tangent is not None
     size = int(np.prod(c.space, dtype=np.int64))
     if (
         keep is not None
@@ -140,7 +142,7 @@ def _conv_of_image(low: Lowering, eqn: Any, image: Arg, kernel: Arg) -> int:
         return _conv_exact(low, eqn, image, kernel.kind, c, keep)
     # over the input channels of a group, then over space
     summed = low.emit(
-        Reduce, [image.tangent], ArrayType(dtype, (c.batch_groups, c.batch, c.groups, *c.space)),
+        Reduce, [image.source], ArrayType(dtype, (c.batch_groups, c.batch, c.groups, *c.space)),
         into=lambda a: np.moveaxis(
             a.transpose(c.lhs).reshape(c.batch_groups, c.batch, c.groups, c.inner, *c.space), 3, 0
         ).reshape(c.inner, -1),
@@ -150,10 +152,10 @@ def _conv_of_image(low: Lowering, eqn: Any, image: Arg, kernel: Arg) -> int:
     value = summed
     if box:
         for axis, along in enumerate(c.axes):
-            pattern = window_axis(*along)
+            pattern = listed(axis_reads(*along))
             value = low.mixed(Contract, value, 3 + axis, pattern, len(pattern[0]) - 1, kernel.kind)
     else:
-        pattern = _space_pattern(c, used)
+        pattern = listed(c.reads()[:, used.reshape(-1)])
         value = low.emit(
             Contract, [value], ArrayType(dtype, (c.batch_groups, c.batch, c.groups, *c.results)), pattern=pattern,
             into=lambda a: a.reshape(parts * c.batch, size).T,
@@ -168,35 +170,11 @@ def _conv_of_image(low: Lowering, eqn: Any, image: Arg, kernel: Arg) -> int:
     return low.moved(value, spread, c.result)
 
 
-def _reads(c: _Numbers) -> Array:
-    """For every result and tap the raveled place in space that is read, -1 outside: [S, T]."""
-    grids = []
-    for size, window, stride, padding, base, dilation in c.axes:
-        span = (size - 1) * base + 1 if size else 0
-        length = max(0, (padding[0] + span + padding[1] - ((window - 1) * dilation + 1)) // stride + 1)
-        at = np.arange(length)[:, None] * stride - padding[0] + np.arange(window) * dilation
-        inside = (at >= 0) & (at < span) & (at % base == 0)
-        grids.append(np.where(inside, at // base, -1))
-    place: Array = np.zeros((1, 1), np.int64)
-    valid: Array = np.ones((1, 1), bool)
-    for (size, *_), grid in zip(c.axes, grids, strict=True):
-        place = place[:, None, :, None] * size + np.maximum(grid, 0)[None, :, None, :]
-        valid = valid[:, None, :, None] & (grid >= 0)[None, :, None, :]
-        place, valid = (x.reshape(x.shape[0] * x.shape[1], -1) for x in (place, valid))
-    return np.where(valid, place, -1)
-
-
-def _space_pattern(c: _Numbers, used: Array) -> tuple[Array, Array]:
-    reads = _reads(c)[:, used.reshape(-1)]
-    inside = reads >= 0
-    return np.append(0, np.cumsum(inside.sum(1))), np.sort(reads, 1)[np.sort(inside, 1)].astype(np.int64)
-
-
 def _conv_exact(low: Lowering, eqn: Any, image: Arg, kind: Dependence, c: _Numbers, keep: Array) -> int:
     """A small convolution whose kernel has zeros that differ between channels: the whole pattern."""
     parts = c.groups * c.batch_groups
     taps = keep.transpose(c.rhs).reshape(c.outputs, c.inner, -1)
-    reads, size = _reads(c), int(np.prod(c.space, dtype=np.int64))
+    reads, size = c.reads(), int(np.prod(c.space, dtype=np.int64))
     group = np.arange(c.outputs) // (c.outputs // parts)
     o, i, t = np.nonzero(taps)
     where = reads[:, t]  # [S, nonzero taps]
@@ -214,22 +192,20 @@ def _conv_exact(low: Lowering, eqn: Any, image: Arg, kind: Dependence, c: _Numbe
     def out(a: Any) -> Any:
         return c.arrange(np.moveaxis(a.reshape(c.outputs, *c.results, c.batch), -1, 0))
 
-    assert image.tangent is not None
     return low.emit(
-        Contract, [image.tangent], aval_type(eqn.outvars[0]), into=into, out=out,
+        Contract, [image.source], aval_type(eqn.outvars[0]), into=into, out=out,
         pattern=(indptr, columns[order]), dependence=kind,
     )  # fmt: skip
 
 
 def _conv_of_kernel(low: Lowering, eqn: Any, image: Arg, kernel: Arg) -> int:
     c = _Numbers(eqn, image.shape, kernel.shape)
-    reads = _reads(c)
+    reads = c.reads()
     inside = reads >= 0
     pattern = csr(inside)
     taps = inside.shape[1]
-    assert kernel.tangent is not None
     summed = low.emit(
-        Reduce, [kernel.tangent], ArrayType(str(kernel.dtype), (c.outputs, taps)), dependence=image.kind,
+        Reduce, [kernel.source], ArrayType(str(kernel.dtype), (c.outputs, taps)), dependence=image.kind,
         into=lambda a: a.transpose(c.rhs).reshape(c.outputs, c.inner, taps).transpose(1, 0, 2).reshape(c.inner, -1),
         out=lambda a: a.reshape(c.outputs, taps),
     )  # fmt: skip

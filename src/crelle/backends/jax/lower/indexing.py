@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from crelle._arrays import ArrayType
 from crelle.backends.jax.lower.walk import Arg, Lowering, rule
-from crelle.tangent.program import Dependence, Gather, Lanes, Reduce, Scale
-from crelle.tangent.shapes import band, band_columns
+from crelle.tangent.program import Dependence, Lanes, Scale
+from crelle.tangent.shapes import band, band_columns, picking
 
 Array = np.ndarray[Any, Any]
 Results = Sequence[int | None]
@@ -117,12 +116,8 @@ def _gather(low: Lowering, eqn: Any, args: list[Arg]) -> Results:
     reached = Places(inner, spots.window, spots.axes, spots.batch_axes, spots.batch, spots.clip)
     places = plan.arranged(reached.flat(indices))
 
-    def move(ids: Any) -> Any:
-        flat = ids.reshape(-1)
-        picked = flat[np.maximum(places, 0)] if flat.size else np.zeros(places.shape, ids.dtype)
-        return np.where(places < 0, np.zeros((), ids.dtype), picked).reshape(shape)
-
-    return [low.moved(value, move, shape, index.kind if not loose else Dependence.CONSTANT)]
+    kind = Dependence.CONSTANT if loose else index.kind
+    return [low.moved(value, picking(places.reshape(shape)), shape, kind)]
 
 
 class ScatterPlan:
@@ -183,28 +178,7 @@ def _placed(
     places = (
         Places(inner, spots.window, spots.axes, spots.batch_axes, spots.batch, spots.clip).flat(indices).reshape(-1)
     )
-    size = int(np.prod(inner, dtype=np.int64))
-    inside = np.flatnonzero(places >= 0)
-    order = inside[np.argsort(places[inside], kind="stable")]
-    counts = np.bincount(places[order], minlength=size)
-    assert updates.tangent is not None
-    dtype = str(updates.dtype)
-    if counts.max(initial=0) <= 1:  # no two meet
-        source = np.full(size, -1, np.int64)
-        source[places[order]] = order
-
-        def move(a: Any) -> Any:
-            flat = plan.arranged(a).reshape(-1)
-            picked = flat[np.maximum(source, 0)] if flat.size else np.zeros(size, a.dtype)
-            return np.where(source < 0, np.zeros((), a.dtype), picked).reshape(inner)
-
-        value = low.emit(Gather, [updates.tangent], ArrayType(dtype, inner), move=move, dependence=kind)
-    else:
-        pattern = (np.append(0, np.cumsum(counts)), order)
-        value = low.emit(
-            Reduce, [updates.tangent], ArrayType(dtype, inner), dependence=kind, pattern=pattern,
-            into=lambda a: plan.arranged(a).reshape(-1, 1), out=lambda a: a.reshape(inner),
-        )  # fmt: skip
+    value = low.placed(updates.source, places, inner, kind, plan.arranged)
     for axis, (a, b) in loose.items():
         pattern_axis = band_columns(spots.shape[axis], spots.window[axis], a, b)
         value = low.mixed(Lanes, value, axis, pattern_axis, spots.shape[axis], kind, detail="index not known")

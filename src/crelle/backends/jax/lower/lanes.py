@@ -21,10 +21,9 @@ _LONGEST_TRIANGLE = 4096
 @rule("fft")
 def _fft(low: Lowering, eqn: Any, args: list[Arg]) -> Results:
     (a,) = args
-    assert a.tangent is not None
     count = len(eqn.params["fft_lengths"])
     axes = tuple(range(len(a.shape) - count, len(a.shape)))
-    return [low.lanes(Lanes, a.tangent, axes, eqn.outvars[0].aval.shape, Dependence.CONSTANT)]
+    return [low.lanes(Lanes, a.source, axes, eqn.outvars[0].aval.shape, Dependence.CONSTANT)]
 
 
 @rule("triangular_solve")

@@ -31,18 +31,13 @@ def _dtype(v: Any) -> Any:
 @rule("neg", "real", "imag", "conj")
 def _negate(low: Lowering, eqn: Any, args: list[Arg]) -> Results:
     (a,) = args
-    assert a.tangent is not None
-    return [low.scaled(a.tangent, Dependence.CONSTANT)]
+    return [low.scaled(a.source, Dependence.CONSTANT)]
 
 
 @rule("add", "add_any", "sub", "complex")
 def _add(low: Lowering, eqn: Any, args: list[Arg]) -> Results:
     shape = eqn.outvars[0].aval.shape
-    return [low.added([a.tangent if a.shape == shape or not a.linear else _spread(low, a, shape) for a in args])]
-
-
-def _spread(low: Lowering, a: Arg, shape: Any) -> int:
-    return low.moved(a, lambda ids: np.broadcast_to(ids, shape), shape)
+    return [low.added([low.spread(a.source, shape) if a.linear else None for a in args])]
 
 
 @rule("mul", "div")
@@ -51,9 +46,8 @@ def _multiply(low: Lowering, eqn: Any, args: list[Arg]) -> Results:
     if a.linear == b.linear or (eqn.primitive.name == "div" and b.linear):
         return low.opaque(eqn, args, "not linear in its operands")
     tangent, other = (a, b) if a.linear else (b, a)
-    assert tangent.tangent is not None
     keep = other.keep() if eqn.primitive.name == "mul" else None
-    return [low.scaled(tangent.tangent, other.kind, keep, eqn.outvars[0].aval.shape)]
+    return [low.scaled(tangent.source, other.kind, keep, eqn.outvars[0].aval.shape)]
 
 
 @rule("select_n")
@@ -80,7 +74,7 @@ def _moving(eqn: Any) -> Any:
 
 @rule("reshape", "squeeze", "expand_dims", "transpose", "rev", "slice", "broadcast_in_dim")
 def _move(low: Lowering, eqn: Any, args: list[Arg]) -> Results:
-    return [low.moved(args[0], _moving(eqn), eqn.outvars[0].aval.shape)]
+    return [low.moved(args[0].source, _moving(eqn), eqn.outvars[0].aval.shape)]
 
 
 @rule("concatenate")
@@ -105,7 +99,7 @@ def _split(low: Lowering, eqn: Any, args: list[Arg]) -> Results:
     for v, end, size in zip(eqn.outvars, ends, sizes, strict=True):
         place = (slice(None),) * axis + (slice(int(end - size), int(end)),)
         shape = tuple(v.aval.shape)
-        results.append(low.moved(a, lambda ids, p=place, s=shape: ids[p].reshape(s), shape))
+        results.append(low.moved(a.source, lambda ids, p=place, s=shape: ids[p].reshape(s), shape))
     return results
 
 
@@ -115,10 +109,10 @@ def _pad(low: Lowering, eqn: Any, args: list[Arg]) -> Results:
     config, shape = eqn.params["padding_config"], eqn.outvars[0].aval.shape
     parts: list[int | None] = []
     if a.linear:
-        parts.append(low.moved(a, lambda ids: known.pad(config, ids), shape))
+        parts.append(low.moved(a.source, lambda ids: known.pad(config, ids), shape))
     if fill.linear:
         inside = known.pad(config, np.ones(a.shape, bool), False)
-        spread = low.moved(fill, lambda ids: np.broadcast_to(ids, shape), shape)
+        spread = low.spread(fill.source, shape)
         parts.append(low.scaled(spread, Dependence.CONSTANT, ~inside))
     return [low.added(parts)]
 
@@ -126,12 +120,11 @@ def _pad(low: Lowering, eqn: Any, args: list[Arg]) -> Results:
 @rule("reduce_sum")
 def _sum(low: Lowering, eqn: Any, args: list[Arg]) -> Results:
     (a,) = args
-    assert a.tangent is not None
     axes = tuple(eqn.params["axes"])
     if not axes:
-        return [a.tangent]
+        return [a.source]
     shape = [1 if k in axes else s for k, s in enumerate(a.shape)]
-    summed = low.lanes(Reduce, a.tangent, axes, shape, Dependence.CONSTANT)
+    summed = low.lanes(Reduce, a.source, axes, shape, Dependence.CONSTANT)
     out = tuple(eqn.outvars[0].aval.shape)
     return [low.moved(summed, lambda ids: ids.reshape(out), out)]
 
@@ -139,17 +132,15 @@ def _sum(low: Lowering, eqn: Any, args: list[Arg]) -> Results:
 @rule("cumsum")
 def _cumsum(low: Lowering, eqn: Any, args: list[Arg]) -> Results:
     (a,) = args
-    assert a.tangent is not None
     axis, size = eqn.params["axis"], a.shape[eqn.params["axis"]]
-    return [low.mixed(Reduce, a.tangent, axis, triangle(size, eqn.params["reverse"]), size, Dependence.CONSTANT)]
+    return [low.mixed(Reduce, a.source, axis, triangle(size, eqn.params["reverse"]), size, Dependence.CONSTANT)]
 
 
 @rule("cumlogsumexp", "cumprod", "cummax", "cummin")
 def _cumulative(low: Lowering, eqn: Any, args: list[Arg]) -> Results:
     (a,) = args
-    assert a.tangent is not None
     axis, size = eqn.params["axis"], a.shape[eqn.params["axis"]]
-    return [low.mixed(Reduce, a.tangent, axis, triangle(size, eqn.params["reverse"]), size, Dependence.VARYING)]
+    return [low.mixed(Reduce, a.source, axis, triangle(size, eqn.params["reverse"]), size, Dependence.VARYING)]
 
 
 @rule("psum", "psum2", "psum_invariant")

@@ -10,9 +10,10 @@ import jax
 import numpy as np
 from jax.extend import core as jex
 
+from crelle.backends.jax.lower.known import in_jax
 from crelle.backends.jax.lower.walk import Arg, Lowering, Rule, Tangent, aval_type
-from crelle.tangent.program import Lanes
 from crelle.tangent.rules import LinearOperand, find, patterns
+from crelle.tangent.shapes import csr
 
 #: Elements of the operand and the result up to which a linear map is run on every basis vector.
 _PROBE = 1 << 12
@@ -33,22 +34,14 @@ def users(name: str) -> Rule | None:
         results: list[int | None] = []
         for v, per_operand in zip(eqn.outvars, found, strict=True):
             parts = [
-                _by_pattern(low, a, v, pattern, kind) for a, pattern in zip(args, per_operand, strict=True) if a.linear
+                low.by_matrix(a.source, aval_type(v), pattern, kind)
+                for a, pattern in zip(args, per_operand, strict=True)
+                if a.linear
             ]
             results.append(low.added(parts))
         return results
 
     return rule
-
-
-def _by_pattern(low: Lowering, a: Arg, v: Any, pattern: Any, kind: Any) -> int:
-    """A linear map given by the CSR pattern of its whole matrix, ``None`` for everything."""
-    type_ = aval_type(v)
-    assert a.tangent is not None
-    return low.emit(
-        Lanes, [a.tangent], type_, into=lambda ids: ids.reshape(-1, 1), pattern=pattern, dependence=kind,
-        out=lambda ids: np.broadcast_to(ids, (type_.size, 1)).reshape(type_.shape),
-    )  # fmt: skip
 
 
 def expand_or_probe(low: Lowering, eqn: Any, args: list[Arg]) -> Sequence[int | None]:
@@ -92,8 +85,6 @@ def _probe(low: Lowering, eqn: Any, args: list[Arg], place: int) -> Sequence[int
     size = int(np.prod(a.shape, dtype=np.int64))
     values = [None if b.linear else b.value() for b in args]
     columns: list[list[Any]] = []
-    from crelle.backends.jax.lower.known import in_jax
-
     for j in range(size):
         basis = np.zeros(size, a.dtype)
         basis[j] = 1
@@ -102,7 +93,5 @@ def _probe(low: Lowering, eqn: Any, args: list[Arg], place: int) -> Sequence[int
     results: list[int | None] = []
     for k, v in enumerate(eqn.outvars):
         matrix = np.stack([c[k] for c in columns], 1) if columns else np.zeros((aval_type(v).size, 0), bool)
-        at = np.nonzero(matrix)
-        pattern = (np.append(0, np.cumsum(matrix.sum(1))), at[1].astype(np.int32))
-        results.append(_by_pattern(low, a, v, pattern, a.kind))
+        results.append(low.by_matrix(a.source, aval_type(v), csr(matrix), a.kind))
     return results

@@ -12,7 +12,8 @@ from jax.extend import core as jex
 from crelle._arrays import ArrayType
 from crelle.backends.jax.cost import equation_cost
 from crelle.backends.jax.lower.known import Known
-from crelle.tangent.program import Add, Dependence, Gather, LinearMap, Mix, Move, Opaque, Scale, TangentProgram
+from crelle.tangent.build import Builder
+from crelle.tangent.program import Dependence, Gather, Move
 
 Bounds = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
 
@@ -63,6 +64,12 @@ class Arg:
     def tangent(self) -> int | None:
         """The id of the value, ``None`` for a coefficient or a zero."""
         return self.entry.value if isinstance(self.entry, Tangent) else None
+
+    @property
+    def source(self) -> int:
+        """The id of the value of an operand that is linear."""
+        assert self.tangent is not None
+        return self.tangent
 
     @property
     def kind(self) -> Dependence:
@@ -117,12 +124,8 @@ def dtype_of(v: Any) -> Any:
     return v.aval.dtype
 
 
-class Lowering:
+class Lowering(Builder):
     """Turns the part of a jaxpr that depends on tangents into a :class:`TangentProgram`."""
-
-    def __init__(self, program: TangentProgram) -> None:
-        self.program = program
-        self._equation: tuple[str, float, float] = ("", 0.0, 0.0)
 
     def run(self, jaxpr: jex.Jaxpr, consts: Sequence[Entry], given: Sequence[Entry]) -> list[Entry]:
         """Walk the equations; returns what the outputs are."""
@@ -154,37 +157,16 @@ class Lowering:
             return primal.results(eqn, args)
         if not any(a.linear for a in args) or all(0 in v.aval.shape for v in eqn.outvars):
             return [Tangent(None) for _ in eqn.outvars]
-        before, first = self._equation, len(self.program.types)
-        self._equation = (name, *equation_cost(eqn))
+        before, first = self.operation, len(self.program.types)
+        self.operation = (name, *equation_cost(eqn))
         try:
             found = find_rule(eqn)(self, eqn, args)
         finally:
-            self._equation = before
+            self.operation = before
         self.program.close(first, zip(found, map(aval_type, eqn.outvars), strict=True))
         return [Tangent(v) for v in found]
 
     # -- what rules use
-
-    def emit(self, make: type[LinearMap], operands: Sequence[int | None], type_: ArrayType, **fields: Any) -> int:
-        """Append a map with one result; its name and cost are those of the equation."""
-        name, flops, moved = self._equation
-        result = self.program.value(type_)
-        fields = {"name": name, "flops": flops, "bytes": moved, **fields}
-        self._equation = (name, 0.0, 0.0)  # an equation is paid once, however many maps it becomes
-        self.program.maps.append(make(operands=tuple(operands), results=(result,), **fields))
-        return result
-
-    def type_of(self, value: int) -> ArrayType:
-        """The type of a value."""
-        return self.program.types[value]
-
-    def moved(self, arg: Arg | int, move: Move, shape: Sequence[int], kind: Dependence = Dependence.CONSTANT) -> int:
-        """One value, moved."""
-        value = arg if isinstance(arg, int) else arg.tangent
-        assert value is not None
-        return self.emit(
-            Gather, [value], ArrayType(self.type_of(value).dtype, tuple(shape)), move=move, dependence=kind
-        )
 
     def joined(self, args: Sequence[Arg], move: Move, shape: Sequence[int]) -> int:
         """Several values moved into one; those that are no tangents are zeros."""
@@ -194,76 +176,9 @@ class Lowering:
             shapes=tuple(a.shape for a in args),
         )  # fmt: skip
 
-    def scaled(
-        self, value: int, kind: Dependence, keep: np.ndarray[Any, Any] | None = None, shape: Sequence[int] | None = None
-    ) -> int:
-        """A value times a coefficient, broadcast to ``shape`` first."""
-        type_ = self.type_of(value)
-        if shape is not None and tuple(shape) != type_.shape:
-            value = self.moved(value, lambda a, s=tuple(shape): np.broadcast_to(a, s), shape)
-            type_ = self.type_of(value)
-        return self.emit(Scale, [value], type_, keep=keep, dependence=kind)
-
-    def added(self, values: Sequence[int | None], kind: Dependence = Dependence.CONSTANT) -> int | None:
-        """The sum of some values."""
-        some = [v for v in values if v is not None]
-        if len(some) < 2:
-            return some[0] if some else None
-        return self.emit(Add, some, self.type_of(some[0]), dependence=kind)
-
-    def mixed(
-        self, make: type[Mix], value: int, axis: int, pattern: Any, size: int, kind: Dependence, **fields: Any
-    ) -> int:
-        """A mix along one axis, which becomes ``size`` long; ``pattern=None`` makes all of it equal."""
-        shape = self.type_of(value).shape
-        rest = shape[:axis] + shape[axis + 1 :]
-        new = (*shape[:axis], size, *shape[axis + 1 :])
-
-        def into(a: Any) -> Any:
-            return np.moveaxis(a, axis, 0).reshape(shape[axis], -1)
-
-        def out(a: Any) -> Any:
-            return np.moveaxis(np.broadcast_to(a, (size, a.shape[1])).reshape(size, *rest), 0, axis)
-
-        type_ = ArrayType(self.type_of(value).dtype, new)
-        return self.emit(make, [value], type_, into=into, out=out, pattern=pattern, dependence=kind, **fields)
-
-    def lanes(self, make: type[Mix], value: int, axes: Sequence[int], shape: Sequence[int], kind: Dependence) -> int:
-        """Dense over some axes together; the result has the other axes first, then broadcasts to ``shape``.
-
-        ``shape`` has length 1 or more at ``axes`` and agrees elsewhere.
-        """
-        old = self.type_of(value).shape
-        length = int(np.prod([old[a] for a in axes], dtype=np.int64))
-        rest = [s for a, s in enumerate(old) if a not in axes]
-
-        def into(a: Any) -> Any:
-            return np.moveaxis(a, tuple(axes), tuple(range(len(axes)))).reshape(length, -1)
-
-        def out(a: Any) -> Any:
-            lane = np.expand_dims(a.reshape(rest), tuple(axes))
-            return np.broadcast_to(lane, tuple(shape))
-
-        type_ = ArrayType(self.type_of(value).dtype, tuple(shape))
-        return self.emit(make, [value], type_, into=into, out=out, dependence=kind)
-
     def opaque(self, eqn: Any, args: Sequence[Arg], why: str) -> list[int | None]:
         """Every element on every element, and a note that says so."""
-        operands = tuple(a.tangent for a in args)
-        results = [self.program.value(aval_type(v)) for v in eqn.outvars]
-        name, flops, moved = self._equation
-        self.program.maps.append(
-            Opaque(
-                name=name,
-                operands=operands,
-                results=tuple(results),
-                dependence=Dependence.VARYING,
-                flops=flops,
-                bytes=moved,
-            )
-        )
-        self.program.note(f"{name}: {why}; every output is taken to depend on all of its input")
-        return list(results)
+        return self.unread([a.tangent for a in args], [aval_type(v) for v in eqn.outvars], why)
 
 
 def find_rule(eqn: Any) -> Rule:

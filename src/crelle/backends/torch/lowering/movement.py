@@ -12,7 +12,7 @@ from torch import fx
 from crelle.backends.torch.lowering.pointwise import arguments
 from crelle.backends.torch.lowering.walk import Lowering, Tangent, args_of, rule, type_of
 from crelle.backends.torch.rewrite.values import Spec, map_nodes
-from crelle.tangent.program import Dependence, Gather, Lanes, Reduce
+from crelle.tangent.program import Dependence, Gather, Lanes
 from crelle.tangent.shapes import triangle
 
 Array = np.ndarray[Any, Any]
@@ -174,30 +174,6 @@ def _by_window(low: Lowering, node: fx.Node, value: int, axis: int, pattern: Csr
     return low.moved(mixed, lambda a: a.reshape(shape), shape)
 
 
-def placed(low: Lowering, value: int, where: Array, shape: Sequence[int], kind: Dependence) -> int:
-    """Elements of a value, in C order, at places of an array of zeros; -1 for nowhere."""
-    size, shape = int(np.prod(shape, dtype=np.int64)), tuple(shape)
-    where = where.reshape(-1)
-    inside = np.flatnonzero(where >= 0)
-    order = inside[np.argsort(where[inside], kind="stable")]
-    counts = np.bincount(where[order], minlength=size)
-    type_ = type(low.program.types[value])(low.program.types[value].dtype, shape)
-    if counts.max(initial=0) <= 1:
-        source = np.full(size, -1, np.int64)
-        source[where[order]] = order
-
-        def move(a: Any) -> Any:
-            flat = a.reshape(-1)
-            picked = flat[np.maximum(source, 0)] if flat.size else np.zeros(size, a.dtype)
-            return np.where(source < 0, np.zeros((), a.dtype), picked).reshape(shape)
-
-        return low.emit(Gather, [value], type_, move=move, dependence=kind)
-    return low.emit(
-        Reduce, [value], type_, dependence=kind, pattern=(np.append(0, np.cumsum(counts)), order),
-        into=lambda a: a.reshape(-1, 1), out=lambda a: a.reshape(shape),
-    )  # fmt: skip
-
-
 def _destinations(shape: Sequence[int], pick: Any) -> Array:
     """For every element of a source where it goes: the operation's own adjoint run on places."""
     places = torch.arange(int(np.prod(shape, dtype=np.int64))).reshape(tuple(shape))
@@ -248,7 +224,7 @@ def _scatter(low: Lowering, node: fx.Node) -> Any:
         elif low.shape(source) != where.shape:  # only a corner of the source is read
             corner = tuple(slice(0, s) for s in where.shape)
             into = low.moved(into, lambda a: a[corner], where.shape)
-        parts.append(placed(low, into, where, shape, kind))
+        parts.append(low.placed(into, where, shape, kind))
     return low.added(parts)
 
 
@@ -291,4 +267,4 @@ def _embedding_backward(low: Lowering, node: fx.Node) -> Any:
         lane = low.lanes(Lanes, value, axes, (*[1] * len(axes), shape[-1]), low.kind(index))
         return low.moved(lane, lambda a: np.broadcast_to(a.reshape(1, -1), shape), shape)
     where = known.cpu().numpy()[..., None] * shape[1] + np.arange(shape[1])
-    return placed(low, value, where, shape, low.kind(index))
+    return low.placed(value, where, shape, low.kind(index))

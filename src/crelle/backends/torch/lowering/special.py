@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import fx
 
-from crelle.backends.torch.lowering.movement import placed, run_on_ids
+from crelle.backends.torch.lowering.movement import run_on_ids
 from crelle.backends.torch.lowering.walk import Lowering, args_of, rule
 from crelle.tangent.program import Contract, Dependence, Lanes
 from crelle.tangent.shapes import csr
@@ -49,7 +49,7 @@ def _pad_backward(low: Lowering, node: fx.Node) -> Any:
     name = str(node.target).split(".")[1].removesuffix("_backward")
     places = torch.arange(int(np.prod(shape)), dtype=torch.float64).reshape(shape)
     where = getattr(torch.ops.aten, name)(places, padding).numpy().astype(np.int64)
-    return placed(low, value, where, shape, Dependence.CONSTANT)
+    return low.placed(value, where, shape, Dependence.CONSTANT)
 
 
 @rule("masked_scatter")
@@ -80,7 +80,7 @@ def _put(low: Lowering, node: fx.Node) -> Any:
         parts.append(low.scaled(value, low.kind(index), keep.reshape(shape)))
     if into is not None:
         into = low.spread(into, tuple(where.shape))
-        parts.append(placed(low, into, where.numpy(), shape, low.kind(index)))
+        parts.append(low.placed(into, where.numpy(), shape, low.kind(index)))
     return low.added(parts)
 
 
@@ -164,5 +164,5 @@ def _scatter_reduce(low: Lowering, node: fx.Node) -> Any:
         if low.shape(source) != where.shape:
             corner = tuple(slice(0, s) for s in where.shape)
             into = low.moved(into, lambda a: a[corner], where.shape)
-        parts.append(placed(low, into, where, shape, low.kind(index)))
+        parts.append(low.placed(into, where, shape, low.kind(index)))
     return low.added(parts)

@@ -13,7 +13,6 @@ from crelle.backends.torch.lowering.pointwise import arguments, each_element, is
 from crelle.backends.torch.lowering.walk import Lowering, Rule, name_of, type_of
 from crelle.backends.torch.lowering.windows import by_image, image_rank
 from crelle.backends.torch.rewrite.values import Spec, map_nodes
-from crelle.tangent.program import Lanes
 from crelle.tangent.rules import LinearOperand, find, patterns
 from crelle.tangent.shapes import csr
 
@@ -49,22 +48,14 @@ def users(node: fx.Node) -> Rule | None:
         kind = low.kind(*tensors)
         results = [
             low.added([
-                _by_pattern(low, low.tangent(a), s, pattern, kind)
-                for a, pattern in zip(tensors, row, strict=True) if low.tangent(a) is not None
+                low.by_matrix(v, type_of(s), pattern, kind)
+                for a, pattern in zip(tensors, row, strict=True) if (v := low.tangent(a)) is not None
             ])
             for s, row in zip(specs, found, strict=True)
         ]  # fmt: skip
         return results[0] if isinstance(spec, Spec) else results
 
     return rule
-
-
-def _by_pattern(low: Lowering, value: int | None, spec: Spec, pattern: Any, kind: Any) -> int:
-    type_ = type_of(spec)
-    return low.emit(
-        Lanes, [value], type_, into=lambda ids: ids.reshape(-1, 1), pattern=pattern, dependence=kind,
-        out=lambda ids: np.broadcast_to(ids, (type_.size, 1)).reshape(type_.shape),
-    )  # fmt: skip
 
 
 def fallback(node: fx.Node) -> Rule:
@@ -117,7 +108,9 @@ def _probe_or_give_up(low: Lowering, node: fx.Node) -> Any:
     except Exception as error:  # any operation, any failure: it stays unknown
         return low.opaque(node, f"no rule, and it cannot be probed ({type(error).__name__})")
     matrix = torch.stack(images, 1).ne(0).numpy() if images else np.zeros((spec.size, 0), bool)
-    return _by_pattern(low, low.tangent(source), spec, csr(matrix), low.kind(*others))
+    value = low.tangent(source)
+    assert value is not None
+    return low.by_matrix(value, type_of(spec), csr(matrix), low.kind(*others))
 
 
 def _is_linear(low: Lowering, node: fx.Node, source: fx.Node, images: list[torch.Tensor]) -> bool:

@@ -15,7 +15,8 @@ from crelle._arrays import ArrayType
 from crelle.backends.torch.codegen import attribute_of
 from crelle.backends.torch.cost import node_cost, spec_of_node
 from crelle.backends.torch.rewrite.values import Spec, is_random, map_nodes
-from crelle.tangent.program import Add, Dependence, Gather, LinearMap, Mix, Move, Opaque, Scale, TangentProgram
+from crelle.tangent.build import Builder
+from crelle.tangent.program import Dependence, TangentProgram
 
 Array = np.ndarray[Any, Any]
 
@@ -72,13 +73,13 @@ def type_of(spec: Spec) -> ArrayType:
     return ArrayType(str(spec.dtype).removeprefix("torch."), spec.shape)
 
 
-class Lowering:
+class Lowering(Builder):
     """Turns the part of an aten graph that depends on seeds into a :class:`TangentProgram`."""
 
     def __init__(self, module: fx.GraphModule, program: TangentProgram) -> None:
-        self.module, self.program = module, program
+        super().__init__(program)
+        self.module = module
         self.env: dict[fx.Node, Entry] = {}
-        self._equation: tuple[str, float, float] = ("", 0.0, 0.0)
 
     def run(self, given: Sequence[Entry]) -> list[Entry]:
         """Walk the nodes; returns what the results are."""
@@ -113,7 +114,7 @@ class Lowering:
         if not any(isinstance(e, Tangent) and e.value is not None for e in entries):
             return self._zeros(node)
         flops, moved = node_cost(node)
-        self._equation = (name_of(node), flops, moved)
+        self.operation = (name_of(node), flops, moved)
         first = len(self.program.types)
         found = self._rule(node)(self, node)
         spec = spec_of_node(node)
@@ -207,79 +208,6 @@ class Lowering:
         assert isinstance(found, Spec)
         return found
 
-    def emit(self, make: type[LinearMap], operands: Sequence[int | None], type_: ArrayType, **fields: Any) -> int:
-        """Append a map with one result; its name and cost are those of the operation."""
-        name, flops, moved = self._equation
-        self._equation = (name, 0.0, 0.0)  # an operation is paid once, however many maps it becomes
-        result = self.program.value(type_)
-        fields = {"name": name, "flops": flops, "bytes": moved, **fields}
-        self.program.maps.append(make(operands=tuple(operands), results=(result,), **fields))
-        return result
-
-    def type_of(self, value: int) -> ArrayType:
-        """The type of a value."""
-        return self.program.types[value]
-
-    def moved(self, value: int, move: Move, shape: Sequence[int], kind: Dependence = Dependence.CONSTANT) -> int:
-        """One value, moved."""
-        type_ = ArrayType(self.program.types[value].dtype, tuple(shape))
-        return self.emit(Gather, [value], type_, move=move, dependence=kind)
-
-    def spread(self, value: int, shape: Sequence[int]) -> int:
-        """A value broadcast to a shape."""
-        shape = tuple(shape)
-        if self.program.types[value].shape == shape:
-            return value
-        return self.moved(value, lambda a: np.broadcast_to(a, shape), shape)
-
-    def scaled(
-        self, value: int, kind: Dependence, keep: Array | None = None, shape: Sequence[int] | None = None
-    ) -> int:
-        """A value times a coefficient, broadcast to ``shape`` first."""
-        value = value if shape is None else self.spread(value, shape)
-        return self.emit(Scale, [value], self.program.types[value], keep=keep, dependence=kind)
-
-    def added(self, values: Sequence[int | None], kind: Dependence = Dependence.CONSTANT) -> int | None:
-        """The sum of some values."""
-        some = [v for v in values if v is not None]
-        if len(some) < 2:
-            return some[0] if some else None
-        return self.emit(Add, some, self.program.types[some[0]], dependence=kind)
-
-    def mixed(
-        self, make: type[Mix], value: int, axis: int, pattern: Any, size: int, kind: Dependence, **fields: Any
-    ) -> int:
-        """A mix along one axis, which becomes ``size`` long; ``pattern=None`` makes all of it equal."""
-        shape = self.program.types[value].shape
-        axis %= len(shape)
-        rest = shape[:axis] + shape[axis + 1 :]
-        new = (*shape[:axis], size, *shape[axis + 1 :])
-
-        def into(a: Any) -> Any:
-            return np.moveaxis(a, axis, 0).reshape(shape[axis], -1)
-
-        def out(a: Any) -> Any:
-            return np.moveaxis(np.broadcast_to(a, (size, a.shape[1])).reshape((size, *rest)), 0, axis)
-
-        type_ = ArrayType(self.program.types[value].dtype, new)
-        return self.emit(make, [value], type_, into=into, out=out, pattern=pattern, dependence=kind, **fields)
-
-    def lanes(self, make: type[Mix], value: int, axes: Sequence[int], shape: Sequence[int], kind: Dependence) -> int:
-        """Dense over some axes together; the axes stay and broadcast to ``shape``."""
-        old = self.program.types[value].shape
-        axes = sorted({a % len(old) for a in axes}) if old else []
-        length = int(np.prod([old[a] for a in axes], dtype=np.int64))
-        rest = [s for a, s in enumerate(old) if a not in axes]
-
-        def into(a: Any) -> Any:
-            return np.moveaxis(a, tuple(axes), tuple(range(len(axes)))).reshape(length, -1)
-
-        def out(a: Any) -> Any:
-            return np.broadcast_to(np.expand_dims(a.reshape(rest), tuple(axes)), tuple(shape))
-
-        type_ = ArrayType(self.program.types[value].dtype, tuple(shape))
-        return self.emit(make, [value], type_, into=into, out=out, dependence=kind)
-
     def opaque(self, node: fx.Node, why: str) -> Any:
         """Every element on every element, and a note that says so."""
         operands = tuple(e.value for n in node.all_input_nodes if isinstance(e := self.env[n], Tangent))
@@ -287,15 +215,7 @@ class Lowering:
         specs = [spec] if isinstance(spec, Spec) else list(spec or ())
         if not specs:
             raise Unreadable(f"{name_of(node)} makes a tensor that is not strided")
-        results = [None if s is None else self.program.value(type_of(s)) for s in specs]
-        name, flops, moved = self._equation
-        self.program.maps.append(
-            Opaque(
-                name=name, operands=operands, results=tuple(results), dependence=Dependence.VARYING, flops=flops,
-                bytes=moved,
-            )
-        )  # fmt: skip
-        self.program.note(f"{name}: {why}; every output is taken to depend on all of its input")
+        results = self.unread(operands, [None if s is None else type_of(s) for s in specs], why)
         return results[0] if isinstance(spec, Spec) else results
 
 

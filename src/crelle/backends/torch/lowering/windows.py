@@ -14,7 +14,7 @@ from crelle.backends.torch.lowering.reduce import low_specs
 from crelle.backends.torch.lowering.walk import Lowering, args_of, rule, type_of
 from crelle.backends.torch.rewrite.values import map_nodes
 from crelle.tangent.program import Contract, Dependence, Lanes, Reduce
-from crelle.tangent.shapes import csr, transposed, window_axis, window_reads
+from crelle.tangent.shapes import axis_reads, csr, listed, transposed, window_reads
 
 Array = np.ndarray[Any, Any]
 Csr = tuple[Array, Array]
@@ -38,31 +38,25 @@ class _Conv:
         self.outputs, self.results, self.taps = result[1], tuple(result[2:]), tuple(weight[2:])
         self.stride, self.padding, self.dilation = (_each(v, rank) for v in (stride, padding, dilation))
 
+    def _along(self, k: int) -> Array:
+        """What the smaller side reads of the other along one axis of space."""
+        big, small = (self.results, self.space) if self.flipped else (self.space, self.results)
+        pad = (self.padding[k], self.padding[k])
+        return axis_reads(big[k], self.taps[k], self.stride[k], pad, 1, self.dilation[k], small[k])
+
     def axis(self, k: int) -> Csr:
         """What results read of the image along one axis of space."""
-        window, stride, pad, dilation = self.taps[k], self.stride[k], self.padding[k], self.dilation[k]
-        if self.flipped:  # the transpose of a convolution from the results to the image
-            forward = window_axis(self.results[k], window, stride, (pad, pad), 1, dilation, self.space[k])
-            return transposed(forward, self.results[k])
-        return window_axis(self.space[k], window, stride, (pad, pad), 1, dilation, self.results[k])
+        pattern = listed(self._along(k))  # of a transposed convolution: what the image reads of the results
+        return transposed(pattern, self.results[k]) if self.flipped else pattern
 
     def reads(self) -> Array:
         """For every place of the smaller side and every tap the place of the other side; -1 outside."""
-        big, small = (self.results, self.space) if self.flipped else (self.space, self.results)
-        return window_reads([
-            (size, window, stride, pad, dilation, length)
-            for size, window, stride, pad, dilation, length in zip(
-                big, self.taps, self.stride, self.padding, self.dilation, small, strict=True
-            )
-        ])  # fmt: skip
+        big = self.results if self.flipped else self.space
+        return window_reads([(size, self._along(k)) for k, size in enumerate(big)])
 
     def used(self, used: Array) -> Csr:
         """What results read of the image where only some taps count."""
-        reads = self.reads()[:, used.reshape(-1)]
-        inside = reads >= 0
-        order = np.argsort(np.where(inside, reads, np.iinfo(np.int64).max), 1)
-        places = np.take_along_axis(reads, order, 1)[np.sort(inside, 1)[:, ::-1]]
-        pattern = (np.append(0, np.cumsum(inside.sum(1))), places)
+        pattern = listed(self.reads()[:, used.reshape(-1)])
         return transposed(pattern, int(np.prod(self.results))) if self.flipped else pattern
 
 
@@ -212,12 +206,13 @@ def pool_pattern(low: Lowering, node: fx.Node, results: int, size: int) -> Csr |
     window = _each(args[1], 2)
     stride = _each(args[2], 2) if args[2] else window
     padding, dilation = _each(args[3] or 0, 2), _each(args[4] or 1, 2)
-    axes = [(shape[-2 + k], window[k], stride[k], padding[k], dilation[k], out[-2 + k]) for k in range(2)]
-    reads = window_reads(axes)
-    if reads.shape[0] != results or shape[-1] * shape[-2] != size:
-        return None
-    inside = reads >= 0
-    return np.append(0, np.cumsum(inside.sum(1))), reads[inside]
+    reads = window_reads(
+        [
+            (size, axis_reads(size, window[k], stride[k], (padding[k], padding[k]), 1, dilation[k], out[-2 + k]))
+            for k, size in enumerate(shape[-2:])
+        ]
+    )
+    return None if reads.shape[0] != results or shape[-1] * shape[-2] != size else listed(reads)
 
 
 @rule("max_pool2d_with_indices_backward")
@@ -233,7 +228,7 @@ def _max_pool_backward(low: Lowering, node: fx.Node) -> Any:
     padding, dilation = _each(args[2] or 0, 2), _each(args[3] or 1, 2)
     kind = max(low.kind(*args_of(node)[1:]), Dependence.CONSTANT)
     for k in (-2, -1):
-        pattern = window_axis(shape[k], window[k], stride[k], (padding[k], padding[k]), 1, dilation[k], out[k])
+        pattern = listed(axis_reads(shape[k], window[k], stride[k], (padding[k],) * 2, 1, dilation[k], out[k]))
         value = low.mixed(Reduce, value, k, transposed(pattern, shape[k]), shape[k], kind)
     return value
 
