@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.sparse as sp
+import torch
 
 import crelle
 
@@ -188,3 +189,82 @@ def test_keywords_that_do_not_go_together_are_refused():
         crelle.jacobian(burgers, format="csr", rows=1)
     with pytest.raises(crelle.CrelleValueError, match="format='matrix' is not known"):
         crelle.jacobian(burgers, format="matrix")
+
+
+# -- a part of the matrix
+
+
+@pytest.mark.parametrize("part", ["diagonal", "lower", "upper", ("band", 2, 1), ("blocks", 3), "mask"])
+@pytest.mark.parametrize("framework", ["jax", "torch"])
+def test_a_part_is_what_the_dense_matrix_has_there(part, framework):
+    x = np.linspace(0.1, 1.3, 12)
+    if framework == "jax":
+        f, given = lambda x: jnp.sin(x) * jnp.roll(x, 1) + jnp.roll(x, -1) ** 2 + 3 * jnp.roll(x, 4), jnp.asarray(x)
+        dense = np.asarray(jax.jacfwd(f)(given))
+    else:
+        f, given = (
+            lambda x: torch.sin(x) * torch.roll(x, 1) + torch.roll(x, -1) ** 2 + 3 * torch.roll(x, 4),
+            torch.from_numpy(x),
+        )
+        dense = torch.func.jacfwd(f)(given).numpy()
+    i, j = np.indices((12, 12))
+    marked = {
+        "diagonal": i == j, "lower": i >= j, "upper": i <= j, ("band", 2, 1): (j - i <= 1) & (i - j <= 2),
+        ("blocks", 3): i // 3 == j // 3, "mask": (i + j) % 5 == 0,
+    }[part]  # fmt: skip
+    J = crelle.jacobian(f, format="csr", part=marked if part == "mask" else part)
+    found = J(given)
+    np.testing.assert_allclose(found.toarray(), np.where(marked, dense, 0), rtol=1e-12, atol=1e-12)
+    assert found.nnz == np.count_nonzero(dense * marked)
+    assert J.plan(given).passes <= crelle.jacobian(f, format="csr").plan(given).passes
+    assert "1 row against an independent VJP" in J.plan(given).checked
+
+
+def test_the_diagonal_of_a_dense_matrix_costs_one_product_where_the_rest_is_constant():
+    A = jnp.asarray(np.random.default_rng(0).standard_normal((30, 30)))
+    f = lambda x: jnp.tanh(x) + A @ x
+    x = jnp.linspace(-1.0, 1.0, 30)
+    J = crelle.jacobian(f, format="diagonal")
+    np.testing.assert_allclose(J(x), np.diag(jax.jacfwd(f)(x)), rtol=1e-12)
+    assert J.plan(x).passes == 1
+
+
+@pytest.mark.parametrize("part", ["lower", "diagonal"])
+def test_a_triangle_of_a_hessian(part):
+    f = lambda x: jnp.sum(100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2)
+    x = jnp.linspace(0.5, 1.5, 20)
+    rows, cols, values = crelle.hessian(f, format="triplets", part=part)(x)
+    H = np.asarray(jax.hessian(f)(x))
+    assert (rows >= cols).all() if part == "lower" else (rows == cols).all()
+    np.testing.assert_allclose(values, H[rows, cols], rtol=1e-12)
+    assert len(rows) == (39 if part == "lower" else 20)
+
+
+def test_parts_in_other_formats():
+    f = lambda x: jnp.sin(x) * jnp.roll(x, 1) + x[::-1] ** 2
+    x = jnp.linspace(0.1, 1.3, 12)
+    dense = np.asarray(jax.jacfwd(f)(x))
+    blocks = crelle.jacobian(f, format="blocks", part=("blocks", 4))(x)
+    np.testing.assert_allclose(blocks, [dense[k : k + 4, k : k + 4] for k in (0, 4, 8)], rtol=1e-12)
+    band = crelle.jacobian(f, format="banded", part=("band", 1, 2))(x)
+    assert band.shape == (4, 12)
+    np.testing.assert_allclose(band[2], np.diag(dense), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("part", "text"),
+    [
+        ("middle", "part='middle' is not known"),
+        (("band", -1, 2), r"part=\('band', -1, 2\) is not known"),
+        (("blocks", 5), r"part=\('blocks', 5, 5\) does not cut the 12 × 12 matrix into blocks"),
+        (np.eye(3), "part= is 3 × 3"),
+    ],
+)
+def test_a_part_that_cannot_be(part, text):
+    with pytest.raises(crelle.CrelleError, match=text):
+        crelle.jacobian(lambda x: x**2, format="csr", part=part)(jnp.ones(12))
+
+
+def test_a_part_goes_with_a_sparse_format():
+    with pytest.raises(crelle.CrelleValueError, match="part= goes with a sparse format"):
+        crelle.jacobian(jnp.sin, part="diagonal")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from crelle._parts import wanted
 from crelle.backends._protocol import Call
 from crelle.colorings import Coloring, color_columns, color_symmetric, coloring
 from crelle.pattern import SparsityPattern
@@ -22,7 +24,8 @@ class Ways:
     """What is run for a sparse matrix.
 
     Attributes:
-        pattern: of the whole matrix.
+        pattern: of the entries that are computed: all, or the part that was asked for.
+        whole: whether it is all of the matrix.
         coloring: of what is run at each point; ``None`` if nothing varies.
         place: for each entry of the pattern, in CSR order, where it is in the raveled products.
         constant: the colouring that gives the part that is the same for every x, once; ``None`` if all is run anew.
@@ -35,6 +38,7 @@ class Ways:
     place: Ints
     constant: Coloring | None
     varies: np.ndarray[Any, Any]
+    whole: bool = True
     notes: tuple[str, ...] = ()
 
     @property
@@ -50,28 +54,31 @@ def choose(call: Call, program: TangentProgram, splits: bool, given: SparsityPat
         splits: whether the backend can run the varying part alone.
         given: the user's pattern, taken in place of the one of the program.
     """
-    hessian = call.request.kind == "hessian"
+    hessian, part = call.request.kind == "hessian", call.request.part
     found = detect(program)
     pattern, notes = (pattern_of(found), found.notes) if given is None else (given, ())
     varies = np.ones(pattern.nnz, bool) if given is not None else found.kinds != Dependence.CONSTANT
-    if not pattern.nnz:
-        return Ways(pattern, None, np.zeros(0, np.int32), None, varies, notes)
-    if hessian:
+    if hessian and pattern.nnz:
         pattern, varies = _symmetric(pattern, varies)
-        whole = color_symmetric(pattern)
-    else:
-        whole = coloring(pattern)
+    keep = np.ones(pattern.nnz, bool) if part is None else wanted(part, pattern, call.text)
+    whole = bool(keep.all())
+    target = pattern if whole else _part(pattern, keep)
+    color: Callable[..., Coloring] = color_symmetric if hessian else coloring
+    if not target.nnz:
+        return Ways(target, None, np.zeros(0, np.int32), None, varies[keep], whole, notes)
+    every = color(pattern, wanted=None if whole else target)
     if splits and given is None and not varies.all():
         rest = _part(pattern, varies)
-        once = whole if whole.row_colors is None else color_columns(pattern)
-        if not rest.nnz:
-            return Ways(pattern, None, np.zeros(0, np.int32), once, varies, notes)
-        part = color_symmetric(rest) if hessian else color_columns(rest)
-        if part.passes < whole.passes:
-            place = np.zeros(pattern.nnz, np.int32)
-            place[varies] = places(part, pattern.shape[0])
-            return Ways(pattern, part, place, once, varies, notes)
-    return Ways(pattern, whole, places(whole, pattern.shape[0]), None, np.ones(pattern.nnz, bool), notes)
+        once = every if every.row_colors is None else color_columns(pattern, wanted=None if whole else target)
+        if not (varies & keep).any():
+            return Ways(target, None, np.zeros(0, np.int32), once, varies[keep], whole, notes)
+        some = color_symmetric if hessian else color_columns
+        varying = some(rest, wanted=None if whole else _part(pattern, varies & keep))
+        if varying.passes < every.passes:
+            place = np.zeros(target.nnz, np.int32)
+            place[varies[keep]] = places(varying, pattern.shape[0])
+            return Ways(target, varying, place, once, varies[keep], whole, notes)
+    return Ways(target, every, places(every, pattern.shape[0]), None, np.ones(target.nnz, bool), whole, notes)
 
 
 def places(coloring: Coloring, rows: int) -> Ints:

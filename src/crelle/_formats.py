@@ -23,9 +23,10 @@ class Format:
 
     def __init__(
         self, name: str, pattern: SparsityPattern, inputs: tuple[ArrayType, ...], outputs: tuple[ArrayType, ...],
-        text: str,
+        text: str, part: Any = None,
     ) -> None:  # fmt: skip
         self.name, self.pattern, self.inputs, self.outputs, self.text = name, pattern, inputs, outputs, text
+        self.part = part
 
     def __call__(self, backend: Backend, data: Any) -> Any:
         """The result; differentiable, and inside of transformations, where it stays in the framework."""
@@ -70,8 +71,10 @@ class Format:
 
     def _banded(self) -> Any:
         """LAPACK's storage: row u + i - j of column j holds entry (i, j)."""
-        lower, upper = self.pattern.bandwidth
-        lower, upper = max(lower, 0), max(upper, 0)
+        if isinstance(self.part, tuple) and self.part[0] == "band":
+            lower, upper = self.part[1:]
+        else:
+            lower, upper = (max(width, 0) for width in self.pattern.bandwidth)
         self._refuse_waste((lower + upper + 1) * self.pattern.shape[1], f"{lower + 1 + upper:,} diagonals")
         place = np.full((lower + upper + 1, self.pattern.shape[1]), -1)
         rows, cols = self.pattern.rows, self.pattern.indices
@@ -80,6 +83,12 @@ class Format:
 
     def _blocks(self) -> Any:
         """[B, m, n]; the batch axes come first if there are several."""
+        if isinstance(self.part, tuple) and self.part[0] == "blocks":
+            _, m, n = self.part
+            i, j = self.pattern.rows, self.pattern.indices
+            place = np.full((self.pattern.shape[0] // m, m, n), -1)
+            place[i // m, i % m, j % n] = np.arange(self.pattern.nnz)
+            return place
         structure = find_structure(self.pattern, self.inputs, self.outputs)
         blocks = structure.blocks
         shapes = set(zip(blocks.heights.tolist(), blocks.widths.tolist(), strict=True))

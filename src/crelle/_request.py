@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
 from crelle._arrays import parse_bytes
 from crelle._errors import CrelleTypeError, CrelleValueError, describe
+from crelle._parts import read_part
 from crelle._select import Selection
 
 #: What ``mode=`` accepts. The last two of a Jacobian, and the last of the others, are for NumPy functions.
@@ -47,6 +49,7 @@ class Request:
     compile: bool = False
     wrt: str = "inputs"
     format: str = "dense"
+    part: Hashable = None
     selection: Selection = field(default_factory=Selection, compare=False)
 
     @property
@@ -70,6 +73,7 @@ def make_request(
     chunk: Any,
     wrt: Any,
     format: Any = "dense",
+    part: Any = None,
     rows: Any = None,
     cols: Any = None,
     entries: Any = None,
@@ -108,6 +112,15 @@ def make_request(
                 f"format={format!r} cannot be combined with rows=, cols=, entries= or chunk=", try_="leave one out"
             )
         )
+    part = read_part("diagonal" if part is None and format == "diagonal" else part)
+    if part is not None and format == "dense":
+        raise CrelleValueError(
+            describe(
+                "part= goes with a sparse format",
+                expected=f"format= {' | '.join(map(repr, FORMATS[1:]))}",
+                try_="rows=, cols= or entries= for a part of the dense matrix",
+            )
+        )
     for name, value in flags.items():
         if not isinstance(value, bool):
             raise CrelleTypeError(describe(f"{name}={value!r} is not a flag", expected="True or False"))
@@ -119,6 +132,7 @@ def make_request(
         chunk=chunk,
         wrt=wrt,
         format=format,
+        part=part,
         selection=Selection(rows, cols, entries),
         **flags,
     )

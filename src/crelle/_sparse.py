@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from crelle.backends._protocol import Call, Compressed
 from crelle.pattern import SparsityPattern
 from crelle.tangent.cost import pass_seconds
 from crelle.tangent.structure import find_structure
+from crelle.tangent.structure.result import percent
 
 
 class Sparse:
@@ -28,17 +29,24 @@ class Sparse:
     def __init__(self, call: Call, given: SparsityPattern | None) -> None:
         self.compressed: Compressed = call.backend.compressed(call, given)
         ways, outputs = self.compressed.ways, self.compressed.outputs
-        self.format = Format(call.request.format, ways.pattern, call.inputs, outputs, call.text)
+        self.format = Format(call.request.format, ways.pattern, call.inputs, outputs, call.text, call.request.part)
         self.untried, self.checked = True, ""
 
     def answer(self, call: Call, captured: Any) -> Any:
-        """The result in the format that was asked for; on the first run with values also the check."""
+        """The result in the format that was asked for."""
+        data, finish = self.entries(call, captured)
+        return finish(self.format(call.backend, data))
+
+    def entries(self, call: Call, captured: Any) -> tuple[Any, Callable[[Any], Any]]:
+        """The entries of ``compressed.ways.pattern`` in CSR order, and what puts an answer made of them beside value
+        and aux; on the first run with values also the check.
+        """
         data, finish = self.compressed.values(call, captured)
         if self.untried and not call.abstract:
             if call.request.check:
                 self._check(call, data)
             self.untried = False
-        return finish(self.format(call.backend, data))
+        return data, finish
 
     def _check(self, call: Call, data: Any) -> None:
         """Compare a product of the result with an independent one.
@@ -46,39 +54,59 @@ class Sparse:
         Raises:
             CrelleCheckError: they differ.
         """
-        ways, values = self.compressed.ways, np.asarray(call.backend.to_host(data))
-        rng = np.random.default_rng(0)
-        for reverse in (False, True):
-            side = self.compressed.outputs if reverse else call.inputs
-            vector = rng.standard_normal(total_size(side))
-            try:
-                found = product_of(call, vector, reverse, self.compressed.outputs)
-            except Exception:  # no rule in this direction
-                continue
-            break
-        else:
+        values = np.asarray(call.backend.to_host(data))
+        found = self._product(call, values)
+        if found is None:
             self.checked = "no: neither a JVP nor a VJP could be run"
             return
-        mine = _times(ways.pattern, values, vector, reverse)
-        scale = float(np.abs(found).max(initial=0.0))
-        error = float(np.abs(mine - found).max(initial=0.0))
+        mine, theirs, what, reference = found
+        scale = float(np.abs(theirs).max(initial=0.0))
+        error = float(np.abs(mine - theirs).max(initial=0.0))
         kinds = [t for t in (*call.inputs, *self.compressed.outputs) if t.is_float or t.is_complex]
         epsilon = max((t.epsilon for t in kinds), default=2.0**-52)
         tolerance = min(_check.TOLERANCE * epsilon**0.5, _check.COARSEST)
         relative = error / scale if scale else error
-        reference = "VJP" if reverse else "HVP" if call.request.kind == "hessian" else "JVP"
         if np.isfinite(relative) and relative > tolerance and error > _check.ROUNDING * epsilon:
             raise CrelleCheckError(
                 describe(
                     f"{call.text}: the sparse result is wrong",
                     called=types_text(call.inputs, call.names),
-                    expected=f"a random product within {tolerance:.0e} of an independent {reference}; "
+                    expected=f"{what} within {tolerance:.0e} of an independent {reference}; "
                     f"it is off by {relative:.0e}",
                     likely=self.compressed.blame or "an operation whose derivative is not linear, or not what it says",
                     try_='format="dense", or pattern= if the pattern is what is wrong',
                 )
             )
-        self.checked = f"1 random product against an independent {reference}, relative error {relative:.0e}"
+        self.checked = f"1 {what.removeprefix('a ')} against an independent {reference}, relative error {relative:.0e}"
+
+    def _product(self, call: Call, values: Any) -> tuple[Any, Any, str, str] | None:
+        """(ours, theirs, what of, how theirs was found): a random product, or a row or column where only a part of the
+        matrix is computed.
+        """
+        ways, rng = self.compressed.ways, np.random.default_rng(0)
+        pattern = ways.pattern
+        matrix = pattern._as_scipy().astype(values.dtype)
+        matrix.data = values
+        for reverse in (True, False) if not ways.whole else (False, True):
+            size = total_size(self.compressed.outputs if reverse else call.inputs)
+            vector, at = rng.standard_normal(size), None
+            if not ways.whole:  # what is not computed takes part in a product, except in one of a unit vector
+                lines = np.flatnonzero(pattern.row_counts if reverse else pattern.col_counts)
+                if not len(lines):
+                    return np.zeros(0), np.zeros(0), "a part without entries", "look at it"
+                at = int(rng.choice(lines))
+                vector = (np.arange(size) == at).astype(float)
+            try:
+                theirs = product_of(call, vector, reverse, self.compressed.outputs)
+            except Exception:  # no rule in this direction
+                continue
+            reference = "HVP" if call.request.kind == "hessian" else "VJP" if reverse else "JVP"
+            if at is None:
+                return (vector @ matrix if reverse else matrix @ vector), theirs, "a random product", reference
+            line = matrix[[at]] if reverse else matrix[:, [at]].T
+            line = line.tocoo()
+            return line.data, theirs[line.coords[1]], f"a {'row' if reverse else 'column'}", reference
+        return None
 
     def plan(self, call: Call) -> Plan:
         """What will be run, against the dense modes."""
@@ -102,22 +130,26 @@ class Sparse:
             more = candidate(mode, each, passes)
             ratio = more.seconds / chosen.seconds if chosen.seconds else 1.0
             others.append(replace(more, reason=f"{ratio:.3g}×; format={call.request.format!r} was asked for"))
-        share = 1 - ways.varies.mean() if ways.pattern.nnz else 0.0
         notes = [*ways.notes, *compressed.notes]
         if ways.constant is not None:
+            share = 1 - ways.varies.mean()
+            same = f"{percent(share)} of the entries are" if share else "a part of the entries' values is"
             notes.append(
-                f"{share:.0%} of the entries are the same for every input: computed once, "
-                f"with {ways.constant.passes} products"
+                f"{same} the same for every input: computed once, with {ways.constant.passes} "
+                f"product{'s' if ways.constant.passes > 1 else ''}"
             )
-        structure = find_structure(
-            ways.pattern, call.inputs, compressed.outputs, input_names=call.names, symmetric=hessian
-        ).sentence
+        structure: tuple[str, ...] = ()
+        if ways.whole:
+            found = find_structure(
+                ways.pattern, call.inputs, compressed.outputs, input_names=call.names, symmetric=hessian
+            )
+            structure = (found.sentence,)
         return Plan(
             kind=call.request.kind, function=call.name, inputs=call.inputs, outputs=compressed.f_outputs,
             input_names=call.names, backend=call.backend.name, version=call.backend.version, device=device,
             mode=chosen.mode, unit=unit, passes=ways.passes, chunk=None, seconds=chosen.seconds, bytes=chosen.bytes,
             memory=None, candidates=(chosen, *others), result=f"{call.request.format}, {ways.pattern!r}",
-            notes=tuple(notes), checked=self.checked, _structure=lambda: (structure,),
+            notes=tuple(notes), checked=self.checked, _structure=lambda: structure,
         )  # fmt: skip
 
 
@@ -134,16 +166,9 @@ def _name(ways: Ways, hessian: bool) -> str:
     return "coloured symmetric" if hessian else names[ways.coloring.kind]
 
 
-def _times(pattern: SparsityPattern, values: Any, vector: Any, reverse: bool) -> Any:
-    import scipy.sparse as sp
-
-    matrix = sp.csr_array((values, pattern.indices, pattern.indptr), shape=pattern.shape)
-    return vector @ matrix if reverse else matrix @ vector
-
-
 def sparse_for(call: Call, space: Space, given: SparsityPattern | None) -> tuple[Sparse, Any]:
     """What is prepared for f as it is now, and the values that f captures now."""
-    key: Hashable = ("sparse", given, call.signature)
+    key: Hashable = ("sparse", given, call.request.format, call.request.part, call.signature)
     kept: list[Any] = space.at(key)
     for sparse in kept:
         captured = sparse.compressed.match(call)

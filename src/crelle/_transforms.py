@@ -150,6 +150,7 @@ class Transform:
                 "memory",
                 "wrt",
                 "format",
+                "part",
                 "flatten",
                 "value",
                 "has_aux",
@@ -194,6 +195,7 @@ def jacobian(
     compile: bool = False,
     wrt: str = "inputs",
     format: str = "dense",
+    part: Any = None,
     plan: Plan | None = None,
     pattern: Any = None,
 ) -> Transform:
@@ -223,6 +225,9 @@ def jacobian(
             allows, one flat m × n matrix as ``"sparse"`` (the framework's own sparse array), ``"csr"``, ``"csc"``,
             ``"coo"`` (SciPy, on the host), ``"triplets"`` (rows, columns, values), ``"blocks"`` ([B, m, n] of a
             block-diagonal one), ``"banded"`` (LAPACK's storage), ``"diagonal"``. For JAX and PyTorch.
+        part: with such a format, the entries that are wanted; others are zero in the result, and cost nothing:
+            ``"diagonal"``, ``"lower"``, ``"upper"`` (with the diagonal), ``("band", below, above)``,
+            ``("blocks", rows, columns)`` along the diagonal, or any pattern. ``format="diagonal"`` implies the first.
         plan: take mode and chunk over from this plan, for example a loaded one.
         pattern: where the matrix may be nonzero, if you know: a :class:`crelle.SparsityPattern`, or anything that
             ``SparsityPattern.from_`` takes. ``.pattern`` and ``.structure`` then do not look for it.
@@ -246,7 +251,7 @@ def jacobian(
     """
     request = make_request(
         "jacobian", f, argnums=argnums, memory=memory, mode=mode, chunk=chunk, wrt=wrt, rows=rows, cols=cols,
-        entries=entries, format=format, has_aux=has_aux, holomorphic=holomorphic, value=value,
+        entries=entries, format=format, part=part, has_aux=has_aux, holomorphic=holomorphic, value=value,
         error=error, flatten=flatten, check=check, compile=compile,
     )  # fmt: skip
     return Transform(f, request, plan, pattern)
@@ -271,6 +276,7 @@ def hessian(
     compile: bool = False,
     wrt: str = "inputs",
     format: str = "dense",
+    part: Any = None,
     plan: Plan | None = None,
     pattern: Any = None,
 ) -> Transform:
@@ -296,7 +302,7 @@ def hessian(
     """
     request = make_request(
         "hessian", f, argnums=argnums, memory=memory, mode=mode, chunk=chunk, wrt=wrt, rows=rows, cols=cols,
-        entries=entries, format=format, has_aux=has_aux, holomorphic=holomorphic, value=value,
+        entries=entries, format=format, part=part, has_aux=has_aux, holomorphic=holomorphic, value=value,
         error=error, flatten=flatten, check=check, compile=compile,
     )  # fmt: skip
     return Transform(f, request, plan, pattern)
