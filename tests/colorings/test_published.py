@@ -1,9 +1,9 @@
 """Colour counts that others have published, and counts of stencils, on patterns that need no file.
 
-Sources: Gebremedhin, Manne and Pothen, "What color is your Jacobian?", SIAM Review 47 (2005), and Gebremedhin, Tarafdar,
-Pothen and Walther, "Efficient computation of sparse Hessians using coloring and automatic differentiation", INFORMS
-Journal on Computing 21 (2009), as the tests of SparseMatrixColorings.jl (``test/small.jl``, ``theory.jl``, ``order.jl``,
-``structured.jl``; MIT) pin them.
+Sources: Gebremedhin, Manne and Pothen, "What color is your Jacobian?", SIAM Review 47 (2005), and Gebremedhin,
+Tarafdar, Pothen and Walther, "Efficient computation of sparse Hessians using coloring and automatic differentiation",
+INFORMS Journal on Computing 21 (2009), as the tests of SparseMatrixColorings.jl (``test/small.jl``, ``theory.jl``,
+``order.jl``, ``structured.jl``; MIT) pin them.
 """
 
 from __future__ import annotations
