@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from crelle._divergence import divergence
 from crelle._errors import (
     CrelleCheckError,
     CrelleError,
@@ -43,6 +44,7 @@ __all__ = [
     "check",
     "clear_caches",
     "coloring",
+    "divergence",
     "gradient",
     "hessian",
     "hvp",
