@@ -130,9 +130,7 @@ def verify_square(text: str, call: Call, outputs: tuple[ArrayType, ...]) -> None
                 f"{text}: the Jacobian is {m:,} × {n:,}, and only a square matrix has a trace",
                 called=f"{types_text(call.inputs, call.names)} -> {types_text(outputs)}",
                 expected="as many outputs as inputs, raveled",
-                likely="batched=True was meant, or other argnums="
-                if "divergence" in text
-                else "another function was meant",
+                try_="crelle.jacobian(f).diagonal(x), or other argnums=",
             )
         )
 

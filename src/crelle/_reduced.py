@@ -1,4 +1,4 @@
-"""Questions that are reduced from entries, of functions that can be traced or not: their dense matrix is then reduced."""
+"""Questions that are reduced from entries; where f cannot be traced, from those of the dense matrix."""
 
 from __future__ import annotations
 

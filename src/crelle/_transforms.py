@@ -9,6 +9,7 @@ from typing import Any
 from crelle._arrays import ArrayType, total_size
 from crelle._call import bind, function_name
 from crelle._errors import CrelleTypeError, CrelleValueError, describe
+from crelle._norms import ask
 from crelle._patterns import found_pattern, given_pattern
 from crelle._plan import Plan
 from crelle._prepare import frozen, prepared_for, space_for
@@ -124,6 +125,44 @@ class Transform:
                 self._given(call), call.inputs, input_names=call.names, symmetric=self.request.kind == "hessian"
             )
         return structure_of(call.backend.tangent_program(call, local), call)
+
+    def diagonal(self, *args: Any, **kwargs: Any) -> Any:
+        """d[i] = J[i, i], flat [min(m, n)]: computed alone, as ``format="diagonal"`` does.
+
+        Cost:
+            One product for each colour of the diagonal: often 1, and n where every entry varies.
+        """
+        return self._ask("diagonal", args, kwargs)
+
+    def trace(self, *args: Any, **kwargs: Any) -> Any:
+        """Σ_i J[i, i] of a square matrix, exact; shape []. At the price of the diagonal."""
+        return self._ask("trace", args, kwargs)
+
+    def row_sums(self, *args: Any, **kwargs: Any) -> Any:
+        """s[i] = Σ_j J[i, j] = (J·1)[i], shaped like the output of f: one JVP (one HVP for a Hessian)."""
+        return self._ask("row_sums", args, kwargs)
+
+    def col_sums(self, *args: Any, **kwargs: Any) -> Any:
+        """s[j] = Σ_i J[i, j] = (1ᵀJ)[j], shaped like the differentiated input: one VJP (one HVP for a Hessian)."""
+        return self._ask("col_sums", args, kwargs)
+
+    def row_norms(self, *args: Any, **kwargs: Any) -> Any:
+        """‖J[i, :]‖₂ for every output i, shaped like the output of f; from the entries that are not zero.
+
+        Where a row is zero the derivative of its norm is taken to be zero.
+        """
+        return self._ask("row_norms", args, kwargs)
+
+    def col_norms(self, *args: Any, **kwargs: Any) -> Any:
+        """‖J[:, j]‖₂ for every input j, shaped like the differentiated input: the square root of diag(JᵀJ)."""
+        return self._ask("col_norms", args, kwargs)
+
+    def frobenius_norm(self, *args: Any, **kwargs: Any) -> Any:
+        """(Σ_ij |J[i, j]|²)^½, of shape []; from the entries that are not zero."""
+        return self._ask("frobenius_norm", args, kwargs)
+
+    def _ask(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return ask(name, self.function, self.request, self.given, args, kwargs)
 
     def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         call = bind(self.function, args, kwargs, self.request)
