@@ -13,6 +13,7 @@ import crelle
 from crelle._arrays import ArrayType
 from crelle.backends.numpy import steps
 from crelle.backends.numpy.function import BlackBox
+from crelle.backends.numpy.layouts import WholeColumns
 
 
 def box_of(f, x):
@@ -26,13 +27,13 @@ def box_of(f, x):
 def central(f, x):
     """(J, error), [m, n]."""
     box = box_of(f, x)
-    found, error = steps.column_lines(box).central(np.arange(box.n))
+    found, error = steps.column_lines(box, WholeColumns(box, np.arange(box.n))).central()
     return found.T, error.T
 
 
 def complex_step(f, x):
     box = box_of(f, x)
-    found, error = steps.complex_step(box, np.arange(box.n), error=True)
+    found, error = steps.complex_step(box, WholeColumns(box, np.arange(box.n)), error=True)
     return found.T, error.T
 
 
@@ -254,6 +255,6 @@ def test_unit_differences_are_the_matrix():
     rng = np.random.default_rng(0)
     a = rng.standard_normal((3, 4))
     box = box_of(lambda x: a @ x, rng.standard_normal(4))
-    found, error = steps.unit_differences(box, np.zeros(3), np.arange(4))
+    found, error = steps.unit_differences(box, np.zeros(3), WholeColumns(box, np.arange(4)))
     assert np.array_equal(found.T, a)
     assert np.all(error < 1e-13)

@@ -285,6 +285,36 @@ class BlackBox:
 
         return self._run(len(index), points, dtype, note)
 
+    def moved_together(self, point: Array, index: Array, new: Array, count: int, origin: Array | None = None) -> Array:
+        """f at points that differ from x in many entries: entry ``index[k]`` of point ``point[k]`` is ``new[k]``.
+
+        Args:
+            point: ascending, below ``count``.
+            origin: the other entries, if they are not those of x.
+
+        Returns:
+            Values, [count, m].
+        """
+        dtype = np.result_type(self.x.dtype, new.dtype)
+        start = self.x if origin is None else origin
+        base = start.astype(dtype)
+
+        def points(some: slice) -> Array:
+            rows = np.repeat(base[None], some.stop - some.start, 0)
+            low, high = np.searchsorted(point, [some.start, some.stop])
+            rows[point[low:high] - some.start, index[low:high]] = new[low:high]
+            return rows
+
+        def note(i: int) -> str:
+            low, high = np.searchsorted(point, [i, i + 1])
+            j = int(index[low])
+            more = f", and {high - low - 1:,} more entries changed" if high > low + 1 else ""
+            return f"{self.entry_name(j)} = {start[j]} changed to {new[low]}{more}" + (
+                "" if origin is None else ", near x" if np.any(origin) else ", all else 0"
+            )
+
+        return self._run(count, points, dtype, note)
+
     def _run(
         self, count: int, points: Callable[[slice], Array], dtype: np.dtype[Any], note: Callable[[int], str]
     ) -> Array:

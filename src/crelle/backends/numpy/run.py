@@ -10,6 +10,7 @@ import numpy as np
 from crelle.backends.numpy import second, steps, survey
 from crelle.backends.numpy.answer import Wanted
 from crelle.backends.numpy.function import BlackBox, ChangedError
+from crelle.backends.numpy.layouts import Columns, WholeColumns
 from crelle.backends.numpy.survey import Facts
 from crelle.backends.numpy.symmetric import Triangle
 
@@ -63,16 +64,10 @@ def jacobian(
     v = direction(box, 0, wanted.cols)
     product, uncertain = np.zeros(box.m, np.result_type(box.out_dtype, box.x.dtype)), np.zeros(box.m)
     linear = facts.linear and mode == "central"
-    lines = steps.column_lines(box)
-    origin = box.at(np.zeros((1, box.n), box.x.dtype), lambda i: "zeros")[0] if linear and len(wanted.cols) else None
+    origin = at_zero(box) if linear and len(wanted.cols) else None
     for start in range(0, len(wanted.cols), chunk):
         columns = wanted.cols[start : start + chunk]
-        if mode == "complex-step":
-            found, off = steps.complex_step(box, columns, error)
-        elif origin is not None:
-            found, off = steps.unit_differences(box, origin, columns)
-        else:
-            found, off = lines.central(columns)
+        found, off = slopes(box, mode, WholeColumns(box, columns), origin, error)
         with np.errstate(all="ignore"):
             product += v[columns] @ found
             uncertain += np.abs(v[columns]) @ off
@@ -82,14 +77,33 @@ def jacobian(
     if len(wanted.cols):
         box.begin_run(False)
         if linear:
-            _prove_linear(box, v, product, uncertain)
+            prove_linear(box, v, product, uncertain)
         elif mode == "complex-step" and guard:
-            _prove_analytic(box, v, product)
+            prove_analytic(box, v, product)
     finish = wanted.finish
     return Computed(finish(store), None if errors is None else finish(errors), uncertain)
 
 
-def _prove_analytic(box: BlackBox, v: Array, product: Array) -> None:
+def at_zero(box: BlackBox) -> Array:
+    """f(0), which the columns of a linear f are measured from."""
+    return np.asarray(box.at(np.zeros((1, box.n), box.x.dtype), lambda i: "zeros")[0])
+
+
+def slopes(box: BlackBox, mode: str, columns: Columns, origin: Array | None, error: bool) -> tuple[Array, Array]:
+    """Entries of columns and their errors, in the layout of the columns.
+
+    Args:
+        origin: f(0) if f is linear.
+        error: whether errors are wanted where they take evaluations of their own.
+    """
+    if mode == "complex-step":
+        return steps.complex_step(box, columns, error)
+    if origin is not None:
+        return steps.unit_differences(box, origin, columns)
+    return steps.column_lines(box, columns).central()
+
+
+def prove_analytic(box: BlackBox, v: Array, product: Array) -> None:
     """J v by complex steps must be what differences say: quick ones, and careful ones where these raise a doubt."""
     slope, allowed = steps.quick(box, v)
     with np.errstate(all="ignore"):
@@ -100,7 +114,7 @@ def _prove_analytic(box: BlackBox, v: Array, product: Array) -> None:
         raise ChangedError(wrong)
 
 
-def _prove_linear(box: BlackBox, v: Array, product: Array, uncertain: Array) -> None:
+def prove_linear(box: BlackBox, v: Array, product: Array, uncertain: Array) -> None:
     """f(x + v) − f(x) must be J v to rounding, and so must the slope at x."""
     far = box.at((box.x + v)[None], lambda i: "x + v for a random direction v")[0]
     slope, error = steps.along(box, v)
@@ -127,10 +141,7 @@ def hessian(
     uncertain = np.zeros(1)
     if facts.linear:
         if len(cols):
-            middle = box.at(np.stack([box.x + v, box.x - v]), lambda i: "x + v for a random direction v").sum(0)
-            size = steps.linear_rounding(box) * (np.abs(middle) + np.abs(box.value))
-            if not np.all(np.abs(middle - 2 * box.value) <= 4 * size):
-                raise ChangedError("f is not linear here")
+            prove_affine(box, v)
         return Computed(wanted.finish(store), None if errors is None else wanted.finish(errors), uncertain)
     method: second.Analytic | second.Real = second.Analytic(box) if facts.analytic else second.Real(box)
     triangle = Triangle(wanted)
@@ -142,8 +153,22 @@ def hessian(
         a, b, which = triangle.mirror(r, c)
         with np.errstate(all="ignore"):
             uncertain += np.abs(w[rows[r]] * v[cols[c]]) @ off + np.abs(w[rows[a]] * v[cols[b]]) @ off[which]
-    if guard and isinstance(method, second.Analytic) and method.gradient is not None:
+    if guard:
+        prove_gradient(box, method)
+    return Computed(wanted.finish(store), None if errors is None else wanted.finish(errors), uncertain)
+
+
+def prove_affine(box: BlackBox, v: Array) -> None:
+    """f(x + v) + f(x − v) must be 2 f(x) to rounding."""
+    middle = box.at(np.stack([box.x + v, box.x - v]), lambda i: "x + v for a random direction v").sum(0)
+    size = steps.linear_rounding(box) * (np.abs(middle) + np.abs(box.value))
+    if not np.all(np.abs(middle - 2 * box.value) <= 4 * size):
+        raise ChangedError("f is not linear here")
+
+
+def prove_gradient(box: BlackBox, method: second.Analytic | second.Real) -> None:
+    """The gradient that second derivatives were made from must be what differences say."""
+    if isinstance(method, second.Analytic) and method.gradient is not None:
         box.begin_run(False)
         every = direction(box, 0, np.arange(box.n))
-        _prove_analytic(box, every, np.atleast_1d(method.gradient @ every))
-    return Computed(wanted.finish(store), None if errors is None else wanted.finish(errors), uncertain)
+        prove_analytic(box, every, np.atleast_1d(method.gradient @ every))

@@ -17,6 +17,7 @@ import numpy as np
 
 from crelle.backends.numpy import steps
 from crelle.backends.numpy.function import BlackBox
+from crelle.backends.numpy.layouts import WholeColumns
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -39,23 +40,24 @@ class Analytic:
         """H[i, j] and its errors, [p]."""
         box, scale = self.box, self._scale
         if self.gradient is None:
-            self.gradient = steps.complex_step(box, np.arange(box.n), error=False)[0][:, 0]
+            self.gradient = steps.complex_step(box, WholeColumns(box, np.arange(box.n)), error=False)[0][:, 0]
 
         def probe(lines: Array, t: Array) -> Array:
-            a, b = i[lines], j[lines]
+            count = len(t)
+            a, b, t = np.tile(i[lines], count), np.tile(j[lines], count), t.reshape(-1)
             same = a == b
             first, second = box.x[a] + t + np.where(same, 1j * self._tiny[a], 0), box.x[b] + 1j * self._tiny[b]
             second = np.where(same, first, second)
             values = box.moved(np.stack([a, b], 1), np.stack([first, second], 1))
             with np.errstate(all="ignore"):
-                return np.asarray(values.imag / self._tiny[b][:, None])
+                return np.asarray(values.imag / self._tiny[b][:, None]).reshape(count, len(lines), 1)
 
         limit = np.maximum(scale, max(1.0, float(scale.max(initial=0.0))))
         lines = steps.Lines(
             probe, self.gradient[j][:, None], np.maximum(box.epsilon[i], box.epsilon[j]), box.epsilon_out, scale[i],
             limit[i], np.abs(box.x[i]), scale[i] * scale[j],
         )  # fmt: skip
-        found, error = lines.central(np.arange(len(i)))
+        found, error = lines.central()
         return found[:, 0], error[:, 0]
 
 

@@ -21,11 +21,12 @@ from typing import Any
 import numpy as np
 
 from crelle.backends.numpy.function import BlackBox
+from crelle.backends.numpy.layouts import Columns, Every, Layout
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 Probe = Callable[[Array, Array], Array]
-"""(lines [k], t [k]) ↦ values [k, m]; t is exactly the step."""
+"""(lines [k], t [s, k]) ↦ values [s, k, m], or [s, entries] in another layout; t is exactly the step."""
 
 #: Evaluations that a central difference takes for each line, where its first steps are good.
 EVALUATIONS = 4
@@ -100,20 +101,27 @@ class Lines:
         limit: how far t may grow, [lines].
         size: how much of t is lost when it is added to x, in units of eps, [lines].
         weight: what makes the derivatives of different lines comparable, [lines].
+        layout: which entries there are, and how arrays of them are laid out: [lines, m] unless said otherwise.
     """
 
     def __init__(
         self, probe: Probe, here: Array, epsilon: Array, epsilon_out: Array, scale: Array, limit: Array, size: Array,
-        weight: Array,
+        weight: Array, layout: Layout | None = None,
     ) -> None:  # fmt: skip
-        self.probe, self._epsilon, self._epsilon_out = probe, epsilon, epsilon_out
-        self._here = here if here.ndim == 2 else np.broadcast_to(here, (len(scale), len(here)))
+        self.probe, self._epsilon, self._epsilon_out, self._here = probe, epsilon, epsilon_out, here
         self.scale, self.limit, self.size, self.weight = scale, limit, size, weight
+        self.layout: Layout = Every() if layout is None else layout
+        self.every = np.arange(len(scale))
         self.step = first_step(np.maximum(epsilon, epsilon_out.max(initial=0.0)))
 
     def epsilon(self, lines: Array) -> Array:
         """Relative rounding error of the values on some lines, [k, m]."""
-        return np.maximum(self._epsilon[lines][:, None], self._epsilon_out)
+        layout = self.layout
+        return np.maximum(layout.of_lines(lines, self._epsilon[lines]), layout.of_outputs(self._epsilon_out, lines))
+
+    def here(self, lines: Array) -> Array:
+        """The values at t = 0 beside those on some lines, [k, m] or [m]."""
+        return self._here[lines] if self._here.ndim == 2 else self.layout.of_outputs(self._here, lines)
 
     def pair(self, lines: Array, t: Array) -> tuple[Array, Array, Array]:
         """(value, correction, noise), each [k, m], from differences with the steps t and t/2.
@@ -122,73 +130,75 @@ class Lines:
         is below |D(t/2) − D(t)| and what noise can do: rounding, or more if the fourth difference of the five
         equidistant values shows more (J. J. Moré and S. M. Wild, *SIAM J. Sci. Comput.* 33(3), 1292-1314, 2011).
         """
-        k, here = len(lines), self._here[lines]
-        values = self.probe(np.tile(lines, 4), np.concatenate([t, -t, t / 2, -t / 2]))
-        plus, minus, plus2, minus2 = (values[i * k : (i + 1) * k] for i in range(4))
+        layout, here = self.layout, self.here(lines)
+        plus, minus, plus2, minus2 = self.probe(lines, np.stack([t, -t, t / 2, -t / 2]))
+        t, lost = layout.of_lines(lines, t), layout.of_lines(lines, self.size[lines])
         with np.errstate(all="ignore"):
-            far, near = (plus - minus) / (2 * t)[:, None], (plus2 - minus2) / t[:, None]
+            far, near = (plus - minus) / (2 * t), (plus2 - minus2) / t
             correction = np.abs(near - far)
             best = near + (near - far) / 3
             largest = np.maximum(np.maximum(np.abs(plus), np.abs(minus)), np.abs(here))
-            rounding = 2 * self.epsilon(lines) * (largest + np.abs(best) * self.size[lines, None])
+            rounding = 2 * self.epsilon(lines) * (largest + np.abs(best) * lost)
             # f(x + t) + f(x - t) - 2 f(x) shrinks with t² where f is smooth, with t at a kink: there every slope
             # between the two one-sided ones is as good
             bend, bend2 = plus + minus - 2 * here, plus2 + minus2 - 2 * here
             kink = (np.abs(bend2) > 0.375 * np.abs(bend)) & (np.abs(bend2) > 8 * rounding)
-            correction = np.where(kink, np.maximum(correction, np.abs(bend2) / t[:, None]), correction)
+            correction = np.where(kink, np.maximum(correction, np.abs(bend2) / t), correction)
             fourth = np.abs(bend - 4 * bend2) / np.sqrt(70)
-            noise = np.maximum(rounding, np.where(kink, 0, 2 * fourth)) / t[:, None]
+            noise = np.maximum(rounding, np.where(kink, 0, 2 * fourth)) / t
         finite = np.isfinite(best)
         return best, np.where(finite, correction, np.inf), np.where(finite, noise, np.inf)
 
-    def central(self, lines: Array) -> tuple[Array, Array]:
+    def central(self) -> tuple[Array, Array]:
         """(derivative, error), each [k, m]: four evaluations a line, and four more for each further step that is tried.
 
         Steps become smaller where the correction is larger than the noise, and larger where noise is all there is. Each
         entry keeps the value of the step that it had the least error with.
         """
-        t = self.step[lines] * self.scale[lines]
-        best, correction, noise = self.pair(lines, t)
+        layout, open_ = self.layout, self.every
+        t = self.step * self.scale
+        best, correction, noise = self.pair(open_, t)
         error = correction + noise
         smallest, largest = t.copy(), t.copy()
-        known = np.isfinite(self._here[lines])
-        limit = self.limit[lines]
-        short = (self.scale[lines] * 64 < limit)[:, None]
-        before, rough = np.full(len(lines), np.inf), np.zeros(len(lines), bool)
-        open_ = np.arange(len(lines))
+        known = np.broadcast_to(np.isfinite(self.here(open_)), best.shape)
+        short = self.scale * 64 < self.limit
+        before, rough = np.full(len(t), np.inf), np.zeros(len(t), bool)
         for _ in range(ROUNDS):
-            ratio = self._ratios(lines, best, error)[open_]
-            # what cannot be told from 0 with a step of the size of x is not worth longer ones
-            lost = (error >= np.abs(best))[open_] & (noise >= correction)[open_] & ~short[open_]
-            ratio = np.where(lost | ~known[open_], 0.0, ratio)
-            if not ratio.size:
+            if not best.size:
                 break
-            which, worst = ratio.argmax(axis=1), ratio.max(axis=1)
-            doubted = (error > DOUBT * np.abs(best))[open_, which]
+            some = layout.some(open_)
+            ratio = self._ratios(best, error)[some]
+            # what cannot be told from 0 with a step of the size of x is not worth longer ones
+            lost = (error >= np.abs(best))[some] & (noise >= correction)[some]
+            lost &= ~layout.of_lines(open_, short[open_])
+            which, worst = layout.worst(open_, np.where(lost | ~known[some], 0.0, ratio))
+            entry = layout.entry(open_, which)
+            doubted = error[entry] > DOUBT * np.abs(best[entry])
             poor = (worst > 1) & ((worst < 0.5 * before[open_]) | doubted | rough[open_])
             before[open_] = worst
             open_, which = open_[poor], which[poor]
-            c, r = correction[open_, which], noise[open_, which]
+            entry = layout.entry(open_, which)
+            c, r = correction[entry], noise[entry]
             grow = r >= c
             with np.errstate(all="ignore"):
                 optimum = np.nan_to_num(np.cbrt(r / (2 * c)), nan=SHRINK, posinf=GROW)
             factor = np.where(grow, np.clip(optimum, 4, GROW), np.clip(optimum, SHRINK, 0.25))
             step = np.where(grow, largest[open_], smallest[open_]) * np.exp2(np.round(np.log2(factor)))
             # next to a tiny x nothing was seen: 1 may be the length that matters
-            leap = grow & short[open_, 0] & (error[open_, which] >= np.abs(best[open_, which]))
-            step = np.where(leap, np.maximum(step, self.step[lines[open_]] * power_of_two(limit[open_])), step)
-            allowed = ~grow | (step <= 0.125 * limit[open_])
+            leap = grow & short[open_] & (error[entry] >= np.abs(best[entry]))
+            step = np.where(leap, np.maximum(step, self.step[open_] * power_of_two(self.limit[open_])), step)
+            allowed = ~grow | (step <= 0.125 * self.limit[open_])
             open_, step, grow, which = open_[allowed], step[allowed], grow[allowed], which[allowed]
             if not len(open_):
                 break
             smallest[open_], largest[open_] = np.minimum(smallest[open_], step), np.maximum(largest[open_], step)
-            found = self.pair(lines[open_], step)
+            found, some = self.pair(open_, step), layout.some(open_)
             new, new_error = found[0], found[1] + found[2]
             # the correction falls with t² once f is resolved; it rises where there are wiggles within a step
-            rough[open_] = ~grow & (found[1] > correction[open_])[np.arange(len(open_)), which]
-            take = self._better(best[open_], error[open_], new, new_error, grow[:, None])
+            rough[open_] = ~grow & (found[1] > correction[some])[layout.entry_among(open_, which)]
+            take = self._better(best[some], error[some], new, new_error, layout.of_lines(open_, grow))
             for old, fresh in zip((best, correction, noise, error), (*found, new_error), strict=True):
-                old[open_] = np.where(take, fresh, old[open_])
+                old[some] = np.where(take, fresh, old[some])
         return best, np.where(np.isfinite(best), error, np.inf)
 
     def _better(self, best: Array, error: Array, new: Array, new_error: Array, grow: Array) -> Array:
@@ -206,26 +216,28 @@ class Lines:
             lesser = (new_error < error) & ~apart & ~stairs
             return np.asarray(lesser | (~grow & clearer) | ~np.isfinite(best))
 
-    def _ratios(self, lines: Array, best: Array, error: Array) -> Array:
+    def _ratios(self, best: Array, error: Array) -> Array:
         """Error of each entry over what is good: relative to itself, or to the largest trusted slope of its output."""
-        size, weight = np.abs(best), self.weight[lines, None]
+        layout, size = self.layout, np.abs(best)
+        weight = layout.of_lines(self.every, self.weight)
         with np.errstate(all="ignore"):
             trusted = np.where(error < size, size, 0.0)
-            weighed = (trusted * weight).max(axis=0, initial=0.0) / weight
-            reference = np.maximum(trusted, np.minimum(trusted.max(axis=0, initial=0.0), weighed))
-            good = GOOD * np.sqrt(self.epsilon(lines)) * reference
+            weighed = layout.largest(trusted * weight) / weight
+            reference = np.maximum(trusted, np.minimum(layout.largest(trusted), weighed))
+            good = GOOD * np.sqrt(self.epsilon(self.every)) * reference
             return np.where(error == 0, 0.0, np.where(good > 0, error / good, np.inf))
 
 
-def column_lines(box: BlackBox) -> Lines:
-    """The lines along the entries of x: their derivatives are the columns of the Jacobian."""
-    scale = exact_scales(box)
+def column_lines(box: BlackBox, columns: Columns) -> Lines:
+    """The lines along entries of x: their derivatives are columns of the Jacobian."""
+    index, every = columns.index, exact_scales(box)
+    x, scale = box.x[index], every[index]
 
     def probe(lines: Array, t: Array) -> Array:
-        return box.moved(lines[:, None], (box.x[lines] + t)[:, None])
+        return columns.moved(lines, x[lines] + t)
 
-    limit = np.maximum(scale, max(1.0, float(scale.max(initial=0.0))))
-    return Lines(probe, box.value, box.epsilon, box.epsilon_out, scale, limit, np.abs(box.x), scale)
+    limit = np.maximum(scale, max(1.0, float(every.max(initial=0.0))))
+    return Lines(probe, box.value, box.epsilon[index], box.epsilon_out, scale, limit, np.abs(x), scale, columns)
 
 
 def along(box: BlackBox, direction: Array, shift: float = 1.0) -> tuple[Array, Array]:
@@ -240,11 +252,12 @@ def along(box: BlackBox, direction: Array, shift: float = 1.0) -> tuple[Array, A
     one = np.full(1, shift)
 
     def probe(lines: Array, t: Array) -> Array:
-        return box.at(box.x + t[:, None] * direction, lambda i: f"x + {t[i]:.3g} v for a random direction v")
+        values = box.at(box.x + t * direction, lambda i: f"x + {t[i, 0]:.3g} v for a random direction v")
+        return values[:, None]
 
     size = np.max(np.abs(box.x[direction != 0]) / np.abs(direction[direction != 0]), initial=0.0)
     lines = Lines(probe, box.value, epsilon, box.epsilon_out, one, np.ones(1), size * np.ones(1), np.ones(1))
-    slope, error = lines.central(np.zeros(1, np.intp))
+    slope, error = lines.central()
     return slope[0], error[0]
 
 
@@ -277,43 +290,47 @@ def _random_powers(n: int, seed: int) -> Array:
     return powers
 
 
-def complex_step(box: BlackBox, columns: Array, error: bool) -> tuple[Array, Array]:
+def complex_step(box: BlackBox, columns: Columns, error: bool) -> tuple[Array, Array]:
     """∂f/∂x_j = Im f(x + i h e_j) / h, with no subtraction and so the error of f itself; (columns, errors), [k, m].
 
     With ``error`` f is evaluated twice: again at x moved by one rounding error, with another h. The difference is what
     rounding does to this derivative: of its operations, and of x.
     """
-    tiny = exact_scales(box) * box.epsilon**2
+    index, every = columns.index, np.arange(len(columns.index))
+    tiny = (exact_scales(box) * box.epsilon**2)[index]
 
     def slopes(origin: Array | None, h: Array) -> Array:
-        rows = (box.x if origin is None else origin)[columns] + 1j * h
-        values = box.moved(columns[:, None], rows[:, None], origin)
+        rows = (box.x if origin is None else origin)[index] + 1j * h
+        values = columns.moved(every, rows[None], origin)[0]
         with np.errstate(all="ignore"):
-            return values.imag / h[:, None]
+            return np.asarray(values.imag / columns.of_lines(every, h))
 
-    found = slopes(None, tiny[columns])
+    found = slopes(None, tiny)
     if not error:
         return found, np.zeros(found.shape)
     rng = np.random.default_rng(0)
     nearby = box.x * (1 + box.epsilon * rng.choice([-1.0, 1.0], box.n))
-    again = slopes(nearby, 0.75 * tiny[columns])
+    again = slopes(nearby, 0.75 * tiny)
     with np.errstate(all="ignore"):
         # where large slopes cancel within f, what is left has their rounding
-        scale = exact_scales(box)[columns, None]
+        scale = columns.of_lines(every, exact_scales(box)[index])
         magnitude = np.abs(found)
-        row = np.minimum(magnitude.max(axis=0, initial=0.0), (magnitude * scale).max(axis=0, initial=0.0) / scale)
+        row = np.minimum(columns.largest(magnitude), columns.largest(magnitude * scale) / scale)
         size = np.where((found == 0) & (again == 0), 0.0, 4 * magnitude + row)
-        return found, 2 * np.abs(again - found) + box.epsilon_of(columns) * size
+        epsilon = np.maximum(columns.of_lines(every, box.epsilon[index]), columns.of_outputs(box.epsilon_out, every))
+        return found, 2 * np.abs(again - found) + epsilon * size
 
 
-def unit_differences(box: BlackBox, origin: Array, columns: Array) -> tuple[Array, Array]:
+def unit_differences(box: BlackBox, origin: Array, columns: Columns) -> tuple[Array, Array]:
     """Columns of an affine f: (f(s e_j) − f(0)) / s, s a power of two of the size of x_j; exact to rounding, [k, m]."""
-    scale = exact_scales(box)[columns]
-    values = box.moved(columns[:, None], scale[:, None], np.zeros_like(box.x))
+    every = np.arange(len(columns.index))
+    unit = exact_scales(box)[columns.index]
+    values = columns.moved(every, unit[None], np.zeros_like(box.x))[0]
+    scale = columns.of_lines(every, unit)
+    start, here, rounding = (columns.of_outputs(a, every) for a in (origin, box.value, linear_rounding(box)))
     with np.errstate(all="ignore"):
-        found = (values - origin) / scale[:, None]
-        size = np.abs(origin) + np.abs(box.value) + np.abs(values)
-        return found, linear_rounding(box) * size / scale[:, None]
+        found = (values - start) / scale
+        return found, rounding * (np.abs(start) + np.abs(here) + np.abs(values)) / scale
 
 
 def linear_rounding(box: BlackBox) -> Array:
