@@ -1,26 +1,41 @@
-"""Sparse derivatives in PyTorch: coloured seeds through one recorded linearisation, and one gather."""
+"""Sparse derivatives in PyTorch: coloured seeds through one recorded linearisation, and one gather.
+
+Where a part of the matrix is the same for every x, it is computed once, and only the rest is run: with fewer colours.
+"""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from crelle._arrays import ArrayType, total_size, types_text
-from crelle._compressed import choose
-from crelle._errors import CrelleTypeError, describe
+from crelle._compressed import Ways, choose, places
+from crelle._errors import CrelleError, CrelleTypeError, describe
 from crelle._patterns import given_pattern
 from crelle.backends._protocol import Call
 from crelle.backends.torch import graph, programs, run, watch
 from crelle.backends.torch.flat import FlatFunction
-from crelle.backends.torch.linear import tangent_program
+from crelle.backends.torch.linear import lowered
+from crelle.backends.torch.split import CannotSplit, Parts, split
 from crelle.backends.torch.trace import TorchTrace
+from crelle.colorings import Coloring
 from crelle.pattern import SparsityPattern
 from crelle.tangent.report import outputs_of
+
+if TYPE_CHECKING:
+    from crelle.backends.torch.lowering.walk import Lowering
+
+
+#: (arrays, captured) -> (products, value, aux)
+Replay = Callable[[Sequence[Tensor], Sequence[Tensor]], tuple[Tensor, list[Tensor], list[Tensor]]]
+#: (arrays, captured) -> (entries, value, aux)
+Program = Replay
 
 
 class TorchCompressed:
@@ -37,7 +52,8 @@ class TorchCompressed:
                     try_='format="dense"',
                 )
             )
-        program = tangent_program(call)
+        low = lowered(call)
+        program = low.program
         self.hessian = call.request.kind == "hessian"
         self.inputs, self.f_outputs = call.inputs, tuple(self.trace.outputs)
         self.outputs = call.inputs if self.hessian else outputs_of(program)
@@ -48,9 +64,22 @@ class TorchCompressed:
         self.blame = f"the linear rule registered for {trusted}" if trusted else passed
         if given is not None:
             given_pattern(call, given, total_size(self.outputs))
-        self.ways = choose(call, program, False, given)
+        self.parts = self._split(call, low)
+        self.ways: Ways = choose(call, program, self.parts is not None, given)
+        if self.ways.constant is None:
+            self.parts = None
         self.seen: list[tuple[Tensor, int, Tensor]] | None = None
-        self.program: Callable[..., Any] | None = None
+        self.program: Program | None = None
+
+    def _split(self, call: Call, low: Lowering) -> Parts | None:
+        """The constant part of a tangent and the rest, if they can be told apart."""
+        found = self.trace.match(call)
+        if low.program.transposed or found is None or _followed(found[1]):
+            return None
+        try:
+            return split(low)
+        except CannotSplit:
+            return None
 
     def match(self, call: Call) -> Any | None:
         """The tensors that f captures, if f is what it was: the pattern depends on their values, too."""
@@ -81,29 +110,45 @@ class TorchCompressed:
         data, values, aux = self.program(dynamic, lifted)
         return data, lambda matrix: flat.assemble(matrix, values, aux)
 
-    def _record(self, flat: FlatFunction, lifted: list[Tensor]) -> Callable[..., Any]:
+    def _record(self, flat: FlatFunction, lifted: list[Tensor]) -> Program:
         """(arrays, captured) -> (entries, value, aux), replayed."""
+        if self.parts is not None and self.ways.constant is not None:
+            try:
+                return self._record_parts(flat, lifted, self.parts, self.ways.constant)
+            except CrelleError:
+                raise
+            except Exception as error:  # any operation of torch may refuse to be batched once more
+                self._run_all(self.ways.constant, type(error).__name__)
+        return self._record_whole(flat, lifted)
+
+    def _run_all(self, coloring: Coloring, why: str) -> None:
+        """From now on all of the matrix is run anew, with the products that would have been run once."""
+        place = places(coloring, total_size(self.outputs))
+        every = np.ones_like(self.ways.varies)
+        self.ways = replace(self.ways, coloring=coloring, place=place, constant=None, varies=every)
+        self.parts = None
+        self.notes = (*self.notes, f"the part that is the same for every input could not be recorded ({why})")
+
+    def _record_whole(self, flat: FlatFunction, lifted: list[Tensor]) -> Program:
         dynamic = run.plain_leaves(flat.dynamic)
-        active, places = flat.active, len(dynamic)
-        device = dynamic[0].device if dynamic else torch.device("cpu")
+        device = _device(dynamic)
         coloring = self.ways.coloring
         place = torch.from_numpy(self.ways.place.astype(np.int64)).to(device)
         jobs: list[tuple[str, list[Tensor]]] = []
         if coloring is not None and coloring.column_colors is not None:
             mode = "forward-over-reverse" if self.hessian else "forward"
-            jobs.append((mode, _seeds(coloring.column_colors, coloring.column_passes, self.inputs, device)))
+            jobs.append((mode, self._column_seeds(coloring, device)))
         if coloring is not None and coloring.row_colors is not None:
             jobs.append(("reverse", _seeds(coloring.row_colors, coloring.row_passes, self.outputs, device)))
-        replays = [self._replay(flat, dynamic, lifted, mode, seeds, active, places) for mode, seeds in jobs]
-        seeds_of = [seeds for _, seeds in jobs]
+        replays = [self._products(flat, dynamic, lifted, mode, seeds) for mode, seeds in jobs]
         out = run.dtype_of(self.outputs[0].dtype) if self.outputs else torch.float64
 
         def program(arrays: Sequence[Tensor], captured: Sequence[Tensor]) -> Any:
-            values, aux = [], []
-            pieces = []
-            for (replay, counts), seeds in zip(replays, seeds_of, strict=True):
-                piece, *rest = replay(*arrays, *captured, *seeds)
-                values, aux = list(rest[: counts["values"]]), list(rest[counts["values"] :])
+            values: list[Tensor] = []
+            aux: list[Tensor] = []
+            pieces: list[Tensor] = []
+            for replay in replays:
+                piece, values, aux = replay(arrays, captured)
                 pieces.append(piece)
             if not pieces:
                 outputs, aux = flat(*arrays)
@@ -113,11 +158,11 @@ class TorchCompressed:
 
         return program
 
-    def _replay(
-        self, flat: FlatFunction, dynamic: list[Tensor], lifted: list[Tensor], mode: str, seeds: list[Tensor],
-        active: int, places: int,
-    ) -> tuple[Callable[..., Any], dict[str, int]]:  # fmt: skip
-        counts: dict[str, int] = {}
+    def _products(
+        self, flat: FlatFunction, dynamic: list[Tensor], lifted: list[Tensor], mode: str, seeds: list[Tensor]
+    ) -> Replay:
+        """(arrays, captured) -> (products of all of the matrix, value, aux)."""
+        active, places = flat.active, len(dynamic)
 
         def products(*arrays: Any) -> Any:
             passive = arrays[active:places]
@@ -126,14 +171,92 @@ class TorchCompressed:
                 hessian=self.hessian, tape=self.trace.tape,
             )  # fmt: skip
             leaves = run.batch(linear, list(arrays[places:]))
-            counts["values"] = len(values.outputs)
-            joined = torch.cat([leaf.reshape(leaf.shape[0], -1) for leaf in leaves], 1).reshape(-1)
-            return [joined, *values.outputs, *values.aux]
+            return _joined(leaves), values.outputs, values.aux
 
         kernels: Any = run.plain_kernels() if self.trace.plain_kernels else contextlib.nullcontext()
-        with kernels, watch.tracing():
-            module = programs.lift(programs.traced(products, [*dynamic, *seeds]), lifted, places)
-        return graph.compile_graph(graph.optimise(module)), counts
+        with kernels:
+            return _replayed(products, dynamic, lifted, seeds)
+
+    def _record_parts(self, flat: FlatFunction, lifted: list[Tensor], parts: Parts, once: Coloring) -> Program:
+        """What is constant is computed here; the program adds what varies, at the entries where something does."""
+        dynamic, ways = run.plain_leaves(flat.dynamic), self.ways
+        device, count = _device(dynamic), len(dynamic)
+        wanted = flat.call.request.value or flat.call.request.has_aux
+        one_constant, one_varying = graph.compile_graph(parts.constant), graph.compile_graph(parts.varying)
+
+        def constant(*arrays: Any) -> Any:
+            linear = lambda *seeds: list(one_constant(*arrays[:count], *seeds))
+            return _joined(run.batch(linear, list(arrays[count:]))), [], []
+
+        def varying(*arrays: Any) -> Any:
+            values, aux = flat(*arrays[:count]) if wanted else ([], [])
+            if ways.coloring is None:
+                return torch.zeros(0, device=device), values, aux
+            linear = lambda *seeds: list(one_varying(*arrays[:count], *seeds))
+            return _joined(run.batch(linear, list(arrays[count:]))), values, aux
+
+        entries = torch.from_numpy(places(once, total_size(self.outputs)).astype(np.int64)).to(device)
+        run_constant = _replayed(constant, dynamic, lifted, self._column_seeds(once, device))
+        seeds = [] if ways.coloring is None else self._column_seeds(ways.coloring, device)
+        run_varying = _replayed(varying, dynamic, lifted, seeds)
+        at = torch.from_numpy(np.flatnonzero(ways.varies)).to(device)
+        place = torch.from_numpy(ways.place[ways.varies].astype(np.int64)).to(device)
+        with torch.no_grad():
+            known = run_constant(dynamic, lifted)[0][entries]
+            known_at = known[at]
+
+        def program(arrays: Sequence[Tensor], captured: Sequence[Tensor]) -> Any:
+            products, values, aux = run_varying(arrays, captured)
+            data, data_at = known, known_at
+            if _followed(captured):
+                data = run_constant(arrays, captured)[0][entries]
+                data_at = data[at]
+            if not len(at):
+                return data.clone(), values, aux
+            return data.index_put((at,), data_at + products[place]), values, aux
+
+        return program
+
+    def _column_seeds(self, coloring: Coloring, device: torch.device) -> list[Tensor]:
+        assert coloring.column_colors is not None
+        return _seeds(coloring.column_colors, coloring.column_passes, self.inputs, device)
+
+
+def _replayed(
+    f: Callable[..., tuple[Tensor, list[Tensor], list[Tensor]]], dynamic: list[Tensor], lifted: list[Tensor],
+    seeds: list[Tensor],
+) -> Replay:  # fmt: skip
+    """Record (arrays, seeds) -> (products, value, aux) at these seeds."""
+    counts: dict[str, int] = {}
+
+    def flattened(*arrays: Any) -> Any:
+        products, values, aux = f(*arrays)
+        counts["values"] = len(values)
+        return [products, *values, *aux]
+
+    with watch.tracing():
+        module = programs.lift(programs.traced(flattened, [*dynamic, *seeds]), lifted, len(dynamic))
+    replay = graph.compile_graph(graph.optimise(module))
+
+    def replayed(arrays: Sequence[Tensor], captured: Sequence[Tensor]) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        products, *rest = replay(*arrays, *captured, *seeds)
+        return products, rest[: counts["values"]], rest[counts["values"] :]
+
+    return replayed
+
+
+def _joined(leaves: Sequence[Tensor]) -> Tensor:
+    """Leaves [k, *shape] as one vector, product by product."""
+    return torch.cat([leaf.reshape(leaf.shape[0], -1) for leaf in leaves], 1).reshape(-1)
+
+
+def _followed(captured: Sequence[Tensor]) -> bool:
+    """Whether derivatives of the result may be taken by what f captures, so that it is no constant."""
+    return torch.is_grad_enabled() and any(t.requires_grad for t in captured)
+
+
+def _device(arrays: Sequence[Tensor]) -> torch.device:
+    return arrays[0].device if arrays else torch.device("cpu")
 
 
 def _seeds(colors: np.ndarray[Any, Any], count: int, types: Sequence[ArrayType], device: torch.device) -> list[Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx
@@ -16,14 +16,22 @@ from crelle.backends.torch.flat import FlatFunction
 from crelle.backends.torch.run import type_of
 from crelle.tangent.program import Dependence, TangentProgram
 
+if TYPE_CHECKING:
+    from crelle.backends.torch.lowering.walk import Lowering
 
-@torch.inference_mode(False)
+
 def tangent_program(call: Call, known: bool = False) -> TangentProgram:
     """The derivative of f at the types of the call as linear maps; at its values if ``known``.
 
     Raises:
         CrelleTypeError: f cannot be recorded in any mode.
     """
+    return lowered(call, known).program
+
+
+@torch.inference_mode(False)
+def lowered(call: Call, known: bool = False) -> Lowering:
+    """:func:`tangent_program` with the graph that it was read from."""
     from crelle.backends.torch.lowering import lower
     from crelle.backends.torch.lowering.walk import Unreadable
 

@@ -113,7 +113,23 @@ def _coefficient(low: Lowering, node: fx.Node, tangent: fx.Node) -> Any:
     return None if keep.all() else keep
 
 
-@rule("lerp", "addcmul", "addcdiv", "_s_where", "copysign", "glu_jvp")
+@rule("addcmul")
+def _sum_and_product(low: Lowering, node: fx.Node) -> Any:
+    """A product that joins a sum leaves the sum as constant as it was."""
+    c, a, b = args_of(node)[:3]
+    plus, left, right = low.tangent(c), low.tangent(a), low.tangent(b)
+    if left is not None and right is not None:
+        return low.opaque(node, "not linear in its operands")
+    shape = _out(low, node)
+    parts = [None if plus is None else low.spread(plus, shape)]
+    if left is not None or right is not None:
+        value, other = (left, b) if left is not None else (right, a)
+        assert value is not None
+        parts.append(low.scaled(value, low.kind(other), low.keep(other), shape))
+    return low.added(parts)
+
+
+@rule("lerp", "addcdiv", "_s_where", "copysign", "glu_jvp")
 def _each(low: Lowering, node: fx.Node) -> Any:
     if node.target is torch.ops.aten.glu_jvp.default:  # two halves of the input come together
         return low.opaque(node, "no rule")

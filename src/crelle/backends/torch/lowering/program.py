@@ -18,8 +18,9 @@ def lower(
     kinds: Sequence[Dependence],
     outputs: Sequence[ArrayType],
     transposed: bool = False,
-) -> TangentProgram:
-    """The tangent program of a graph whose inputs are arrays, and then seeds, and whose first results are products.
+) -> Lowering:
+    """Walk a graph whose inputs are arrays, and then seeds, and whose first results are products: ``.program`` is its
+    tangent program.
 
     Args:
         known: for each array what it is, or ``None`` where it is not known.
@@ -34,7 +35,8 @@ def lower(
     for node in list(module.graph.find_nodes(op="placeholder"))[len(entries) :]:
         program.inputs.append(program.value(type_of(node.meta["spec"])))
         entries.append(Tangent(program.inputs[-1]))
-    results = Lowering(module, program).run(entries)
+    lowering = Lowering(module, program)
+    results = lowering.run(entries)
     program.outputs = [e.value if isinstance(e, Tangent) else None for e in results[: len(outputs)]]
     program.output_types = list(outputs)
-    return program
+    return lowering

@@ -80,6 +80,7 @@ class Lowering(Builder):
         super().__init__(program)
         self.module = module
         self.env: dict[fx.Node, Entry] = {}
+        self.spans: dict[fx.Node, range] = {}  # of the program's maps: those that an operation became
 
     def run(self, given: Sequence[Entry]) -> list[Entry]:
         """Walk the nodes; returns what the results are."""
@@ -115,8 +116,9 @@ class Lowering(Builder):
             return self._zeros(node)
         flops, moved = node_cost(node)
         self.operation = (name_of(node), flops, moved)
-        first = len(self.program.types)
-        found = self._rule(node)(self, node)
+        first, start = len(self.program.types), len(self.program.maps)
+        found = self.rule_of(node)(self, node)
+        self.spans[node] = range(start, len(self.program.maps))
         spec = spec_of_node(node)
         several, specs = (found, spec) if isinstance(found, list) else ([found], [spec])
         results = [
@@ -128,7 +130,8 @@ class Lowering(Builder):
             return Several(tuple(e if isinstance(e, Primal) else Tangent(e) for e in found))
         return Tangent(found)
 
-    def _rule(self, node: fx.Node) -> Rule:
+    def rule_of(self, node: fx.Node) -> Rule:
+        """What turns an operation into linear maps."""
         from crelle.backends.torch.lowering.unknown import fallback, users
 
         packet = getattr(node.target, "overloadpacket", node.target)
