@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,7 @@ class Bar:
         groups: shell patterns for the groups of tasks that it covers.
         limit: largest value that meets it, in ``unit``.
         measure: from a record to its value; ``None`` where the record has no such value.
+        mean: whether it is on the geometric mean of the tasks, not on the worst of them.
     """
 
     what: str
@@ -28,6 +30,7 @@ class Bar:
     limit: float
     unit: str
     measure: Callable[[Record], float | None]
+    mean: bool = False
 
     def covers(self, record: Record) -> bool:
         """Whether a record counts for this bar."""
@@ -39,7 +42,7 @@ class Verdict:
     """A bar with what was measured.
 
     Attributes:
-        worst: the largest value, and ``where`` it was measured.
+        worst: the largest value, and ``where`` it was measured; their mean, for a bar on the mean.
         met: how many of ``count`` tasks meet the bar.
     """
 
@@ -114,6 +117,13 @@ BARS: tuple[Bar, ...] = (
     Bar("100 training steps: torch.func", ("overhead-torch-train",), 1.05, "×", best_ratio),
     Bar("import crelle", ("import",), 0.25, "s", quantity),
     Bar("colouring up to 10⁶ columns", ("coloring",), 0.6, "s", quantity),
+    Bar("passes: Brusselators of all lengths", ("colors-brusselator",), 8, "passes", quantity),
+    Bar("passes: Brusselators, length divisible by six", ("colors-brusselator-6",), 6, "passes", quantity),
+    Bar("passes: arrow of 2000", ("colors-arrow",), 3, "passes", quantity),
+    Bar("passes beyond the size: 5, 9, 7, 27 points", ("colors-stencil-open",), 0, "passes", quantity),
+    Bar("passes beyond the size: periodic, divisible", ("colors-stencil-divides",), 0, "passes", quantity),
+    Bar("passes beyond size + 3 or counting: periodic, others", ("colors-stencil-other",), 0, "passes", quantity),
+    Bar("passes of star beyond columns", ("colors-star",), 0, "passes", quantity),
     Bar("compiling the first large colouring", ("compiling",), 10.0, "s", quantity),
     Bar("pattern at n = 10⁶", ("pattern-seconds",), 1.5, "s", quantity),
     Bar("pattern at n = 10⁶, peak", ("pattern-memory",), 0.8, "GB", quantity),
@@ -128,6 +138,35 @@ BARS: tuple[Bar, ...] = (
     Bar("pattern, two 3×3 convolutions, 32×32×8", ("pattern-cnn",), 0.3, "s", quantity),
     Bar("pattern, n ≤ 1000, beyond the tracing", ("pattern-small-*",), 0.05, "s", quantity),
     Bar("PyTorch pattern beyond its tracing: JAX", ("pattern-torch",), 2.0, "×", quantity),
+    Bar("Brusselator at 10⁵, jitted: asdex", ("sparse-brusselator-100000-jitted",), 1 / 2.5, "×", against("asdex")),
+    Bar("Brusselator at 10⁵, called: asdex", ("sparse-brusselator-100000-called",), 1 / 2.5, "×", against("asdex")),
+    Bar("Brusselator at 10⁶, jitted: asdex", ("sparse-brusselator-1000000-jitted",), 1 / 4, "×", against("asdex")),
+    Bar("Brusselator at 10⁶, called: asdex", ("sparse-brusselator-1000000-called",), 1 / 4, "×", against("asdex")),
+    Bar("Brusselator at 10⁶, jitted", ("sparse-milliseconds-jitted",), 40.0, "ms", quantity),
+    Bar("Brusselator at 10⁶, called", ("sparse-milliseconds-called",), 40.0, "ms", quantity),
+    Bar(
+        "Burgers, Rosenbrock at 10⁶, jitted: asdex",
+        ("sparse-tridiagonal-1000000-jitted",),
+        1 / 1.5,
+        "×",
+        against("asdex"),
+    ),
+    Bar(
+        "Burgers, Rosenbrock at 10⁶, called: asdex",
+        ("sparse-tridiagonal-1000000-called",),
+        1 / 1.5,
+        "×",
+        against("asdex"),
+    ),
+    Bar("Burgers, Rosenbrock at 10⁵: asdex", ("sparse-tridiagonal-100000-*",), 1.0, "×", against("asdex")),
+    Bar("CSR on the host: jitted BCOO", ("sparse-csr",), 1.3, "×", quantity),
+    Bar("first sparse result at 10⁶", ("sparse-first",), 5.0, "s", quantity),
+    Bar("first sparse result at 10³: the framework's dense one", ("sparse-first-small",), 1.5, "×", quantity),
+    Bar("batch as blocks: vmap(jacrev) by hand", ("sparse-blocks",), 1.2, "×", best_ratio),
+    Bar("batch as dense: jacrev", ("sparse-batch-dense",), 1 / 5, "×", best_ratio),
+    Bar("sparse results: relative error", ("sparse-exact",), 1e-12, "", quantity),
+    Bar("choice against the best of all: worst", ("choice-*",), 1.5, "×", best_ratio),
+    Bar("choice against the best of all: geometric mean", ("choice-*",), 1.1, "×", best_ratio, mean=True),
 )
 
 
@@ -140,6 +179,9 @@ def judge(records: Sequence[Record], bars: Sequence[Bar] = BARS) -> list[Verdict
             for record in records
             if bar.covers(record) and (value := bar.measure(record)) is not None
         ]
+        if bar.mean and values:
+            together = math.exp(sum(math.log(value) for value, _ in values) / len(values))
+            values = [(together, f"mean of {len(values)} tasks")]
         worst, where = max(values, default=(None, ""))
         verdicts.append(Verdict(bar, worst, where, sum(value <= bar.limit for value, _ in values), len(values)))
     return verdicts

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from benchmarks.problem import Measurement
-from crelle import SparsityPattern, coloring
+from crelle import Coloring, SparsityPattern, coloring
 
 Make = Callable[[bool], SparsityPattern]
-CROSS = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))
+Offsets = Sequence[tuple[int, ...]]
+
+BOX = tuple(itertools.product((0, 1, -1), repeat=2))
+CROSS = tuple(o for o in BOX if 0 in o)
+BOX3 = tuple(itertools.product((0, 1, -1), repeat=3))
+CROSS3 = tuple(o for o in BOX3 if o.count(0) >= 2)
 
 
 def tridiagonal(small: bool) -> SparsityPattern:
@@ -28,34 +35,35 @@ def tridiagonal(small: bool) -> SparsityPattern:
     return SparsityPattern.from_triplets(i[inside], (i + d)[inside], (n, n))
 
 
-def grid(length: int, periodic: bool, fields: int) -> SparsityPattern:
-    """Five-point stencil on a square, and the other fields at the same point."""
-    cells = np.arange(length**2).reshape(length, length)
+def grid(lengths: tuple[int, ...], offsets: Offsets, periodic: bool, fields: int = 1) -> SparsityPattern:
+    """A stencil at every point of a box, and the other fields at the same point."""
+    cells = np.arange(np.prod(lengths)).reshape(lengths)
     rows, cols = [], []
-    for offset in CROSS:
-        other = np.roll(cells, offset, (0, 1))
-        inside = np.ones_like(cells, bool)
+    for offset in offsets:
+        here, there = cells, np.roll(cells, [-step for step in offset], range(cells.ndim))
         if not periodic:
-            for axis, step in enumerate(offset):
-                edge = [slice(None)] * 2
-                edge[axis] = slice(0, step) if step > 0 else slice(length + step, length)
-                if step:
-                    inside[tuple(edge)] = False
-        for field in range(fields):
-            rows.append(cells[inside] + field * cells.size)
-            cols.append(other[inside] + field * cells.size)
-    for a in range(fields):
-        for b in range(fields):
-            if a != b:
-                rows.append(cells.ravel() + a * cells.size)
-                cols.append(cells.ravel() + b * cells.size)
+            inside = tuple(slice(max(0, -s), n - max(0, s)) for s, n in zip(offset, lengths, strict=True))
+            here, there = here[inside], there[inside]
+        for one in range(fields):
+            rows.append(here.ravel() + one * cells.size)
+            cols.append(there.ravel() + one * cells.size)
+    for a, b in itertools.permutations(range(fields), 2):
+        rows.append(cells.ravel() + a * cells.size)
+        cols.append(cells.ravel() + b * cells.size)
     size = cells.size * fields
     return SparsityPattern.from_triplets(np.concatenate(rows), np.concatenate(cols), (size, size))
 
 
 def brusselator(length: int, small: bool) -> SparsityPattern:
     """Two fields on a periodic square: six entries a row."""
-    return grid(min(length, 40 + length % 8) if small else length, True, 2)
+    side = min(length, 40 + length % 8) if small else length
+    return grid((side, side), CROSS, True, 2)
+
+
+def five_points(small: bool) -> SparsityPattern:
+    """The five-point stencil on an open square, n = 10⁶."""
+    side = 30 if small else 1000
+    return grid((side, side), CROSS, False)
 
 
 def arrow(small: bool) -> SparsityPattern:
@@ -87,8 +95,8 @@ CASES: tuple[tuple[str, Make, dict[str, Any]], ...] = (
     ("Brusselator 707², columns", functools.partial(brusselator, 707), {"kind": "columns"}),
     ("Brusselator 709², columns", functools.partial(brusselator, 709), {"kind": "columns"}),
     ("Brusselator 707², LF", functools.partial(brusselator, 707), {"kind": "columns", "orders": "largest-first"}),
-    ("five points 1000², columns", lambda small: grid(30 if small else 1000, False, 1), {"kind": "columns"}),
-    ("five points 1000², star", lambda small: grid(30 if small else 1000, False, 1), {"kind": "symmetric"}),
+    ("five points 1000², columns", five_points, {"kind": "columns"}),
+    ("five points 1000², star", five_points, {"kind": "symmetric"}),
     ("random, columns", scattered, {"kind": "columns"}),
     ("random, star", mirrored, {"kind": "symmetric"}),
     ("random, acyclic", mirrored, {"kind": "symmetric", "substitution": True}),
@@ -135,10 +143,120 @@ def compiling(small: bool) -> Mapping[str, Any]:
     return {"quantity": {"value": parts["first"] - parts["later"], "unit": "s"}, "parts": parts, "agree": True}
 
 
+@dataclass(frozen=True, slots=True)
+class Count:
+    """A bar on numbers of passes: the worst of some patterns.
+
+    Attributes:
+        patterns: by name; the argument says whether there are to be few.
+        over: from the pattern and its coloring to what is held against the bar.
+    """
+
+    patterns: Callable[[bool], Mapping[str, Callable[[], SparsityPattern]]]
+    over: Callable[[SparsityPattern, Coloring], int]
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def count(one: Count, small: bool) -> Mapping[str, Any]:
+    """The largest value, and passes by pattern."""
+    worst, parts, right = -sys.maxsize, {}, True
+    for name, make in one.patterns(small).items():
+        pattern = make()
+        made = coloring(pattern, **one.options)
+        value = one.over(pattern, made)
+        worst, right = max(worst, value), right and made.verify()
+        parts[name] = {"text": f"{made.passes} passes, {value} held against the bar; {made.order}"}
+    return {"quantity": {"value": worst, "unit": "passes"}, "parts": parts, "agree": right}
+
+
+STENCILS = {"5 points": (CROSS, 5), "9 points": (BOX, 3), "7 points": (CROSS3, 7), "27 points": (BOX3, 3)}
+"""Offsets, and the number by which the lengths of a periodic grid that is as good as an open one can be divided."""
+
+
+def brusselators(divisor: int, small: bool) -> dict[str, Callable[[], SparsityPattern]]:
+    """Of lengths from 8 to 40 and a few larger ones."""
+    lengths = (8, 11, 12) if small else (*range(8, 41), 50, 64, 71, 96, 127, 223)
+    return {f"{n}²": functools.partial(brusselator, n, False) for n in lengths if n % divisor == 0}
+
+
+def stencils(periodic: bool, divides: bool, small: bool) -> dict[str, Callable[[], SparsityPattern]]:
+    """Grids whose lengths divide, or do not, of each stencil."""
+    made: dict[str, Callable[[], SparsityPattern]] = {}
+    for name, (offsets, divisor) in STENCILS.items():
+        plane = len(offsets[0]) == 2
+        lengths = (
+            (7, 10, 13, 15, 20, 21, 22, 35, 50, 51, 64, 99, 100)
+            if plane
+            else (7, 8, 10, 11, 12, 13, 14, 16, 17, 20, 21)
+        )
+        for n in lengths[:4] if small else lengths:
+            if not periodic or (n % divisor == 0) is divides:
+                shape = (n,) * len(offsets[0])
+                what = f"{name}, {'periodic ' if periodic else ''}{'×'.join(map(str, shape))}"
+                made[what] = functools.partial(grid, shape, offsets, periodic)
+    return made
+
+
+def symmetric(small: bool) -> dict[str, Callable[[], SparsityPattern]]:
+    """Everything above that is symmetric, and random patterns."""
+    made = {**stencils(False, True, True), **stencils(True, True, small), **stencils(True, False, True)}
+    return {**made, "random": lambda: mirrored(True), "tridiagonal": lambda: tridiagonal(small)}
+
+
+def least_on_torus(pattern: SparsityPattern) -> int:
+    """Passes that counting shows to be needed by all neighbours within a box, on a periodic grid.
+
+    A colour holds at most ⌊L/3⌊L/3 ...⌋⌋ cells: layer by layer, three layers have at most what one of them may have.
+    """
+    points = int(pattern.row_counts[0])
+    for offsets in (BOX, BOX3):
+        if points == len(offsets):
+            cells, length = 1, round(pattern.shape[0] ** (1 / len(offsets[0])))
+            for _ in offsets[0]:
+                cells = length * cells // 3
+            return -(-pattern.shape[0] // cells)
+    return points
+
+
+def excess(pattern: SparsityPattern, made: Coloring) -> int:
+    """Passes beyond the size of the stencil."""
+    return made.passes - int(pattern.row_counts.max())
+
+
+def beyond_counting(pattern: SparsityPattern, made: Coloring) -> int:
+    """Passes beyond the size of the stencil plus three, or beyond what counting excludes if that is more."""
+    return made.passes - max(int(pattern.row_counts.max()) + 3, least_on_torus(pattern))
+
+
+def beyond_columns(pattern: SparsityPattern, made: Coloring) -> int:
+    """Passes of a star colouring beyond those of columns."""
+    return made.passes - coloring(pattern, "columns").passes
+
+
+def all_passes(pattern: SparsityPattern, made: Coloring) -> int:
+    """The number itself."""
+    return made.passes
+
+
+COLUMNS = {"kind": "columns"}
+COUNTS = {
+    "brusselator": ("Brusselators", Count(functools.partial(brusselators, 1), all_passes, COLUMNS)),
+    "brusselator-6": ("Brusselators, divisible", Count(functools.partial(brusselators, 6), all_passes, COLUMNS)),
+    "arrow": ("arrow of 2000", Count(lambda small: {"arrow": lambda: arrow(small)}, all_passes)),
+    "stencil-open": ("open grids", Count(functools.partial(stencils, False, True), excess, COLUMNS)),
+    "stencil-divides": ("periodic, divisible", Count(functools.partial(stencils, True, True), excess, COLUMNS)),
+    "stencil-other": ("periodic, others", Count(functools.partial(stencils, True, False), beyond_counting, COLUMNS)),
+    "star": ("star against columns", Count(symmetric, beyond_columns, {"kind": "symmetric"})),
+}
+
+
 def tasks(modes: bool = False) -> list[Measurement]:
-    """One for each case, and the compiler."""
+    """One for each case, the compiler, and numbers of passes."""
     cases = [Measurement("coloring", name, functools.partial(take, make, options)) for name, make, options in CASES]
-    return [*cases, Measurement("compiling", "compiling the first colouring", compiling)]
+    counts = [
+        Measurement(f"colors-{group}", name, functools.partial(count, one)) for group, (name, one) in COUNTS.items()
+    ]
+    return [*cases, Measurement("compiling", "compiling the first colouring", compiling), *counts]
 
 
 def main() -> None:
@@ -149,6 +267,9 @@ def main() -> None:
     print(f"{'':<34}{'size':>19}{'passes':>8}{'bound':>7}{'dense':>10}{'first':>9}{'later':>9}  found by")
     for task in tasks():
         record = task.take(options.smoke)
+        if task.group.startswith("colors"):
+            print(f"{task.name}: {record['quantity']['value']}")
+            continue
         parts, plan = record["parts"], record.get("plan", {})
         counts = "".join(f"{plan.get(key, ''):>{width}}" for key, width in (("passes", 8), ("bound", 7), ("dense", 10)))
         times = f"{parts['first']:>7.3f} s{record['quantity']['value']:>7.3f} s"

@@ -42,11 +42,13 @@ class Task:
         group: the bar that it belongs to (``bars.py``).
         name: unique within a suite.
         build: makes the problem; its argument says whether the sizes are to be small.
+        smoke: whether a smoke run takes it, too.
     """
 
     group: str
     name: str
     build: Callable[[bool], Problem]
+    smoke: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,3 +58,4 @@ class Measurement:
     group: str
     name: str
     take: Callable[[bool], Mapping[str, Any]]
+    smoke: bool = True

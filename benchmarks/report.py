@@ -72,7 +72,9 @@ def _part(part: Any) -> str:
         return ", ".join(seconds(value) for value in (part if isinstance(part, list) else [part]))
     shown = []
     for key, value in part.items():
-        if key in ("peak", "first_peak", "estimate", "budget", "xla_temporary"):
+        if key == "text":
+            shown.append(value)
+        elif key in ("peak", "first_peak", "estimate", "budget", "xla_temporary"):
             shown.append(f"{key.replace('_', ' ')} {value / 1e6:,.1f} MB")
         elif key == "method":
             shown.append(value)

@@ -43,6 +43,10 @@ SUITES = {
     "import": "benchmarks.importing",
     "coloring": "benchmarks.coloring",
     "patterns": "benchmarks.patterns",
+    "sparse": "benchmarks.sparse",
+    "exactness": "benchmarks.exactness",
+    "jax-choices": "benchmarks.choices_jax",
+    "torch-choices": "benchmarks.choices_torch",
 }
 
 
@@ -134,7 +138,9 @@ def main() -> None:
     module = importlib.import_module(SUITES[options.suite])
     effort = SMOKE if options.smoke else Effort(seconds=options.seconds)
     for task in module.tasks(options.modes):
-        if not wanted(task.name, task.group, options.only) or (options.smoke and task.name.endswith("/f32")):
+        if not wanted(task.name, task.group, options.only):
+            continue
+        if options.smoke and (not task.smoke or task.name.endswith("/f32")):
             continue
         record: dict[str, Any] = {"suite": options.suite, "group": task.group, "name": task.name}
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import math
 import os
@@ -289,10 +290,7 @@ def test_bars_against_named_peers_take_the_better_of_them():
 
 def test_every_bar_has_tasks_and_every_task_a_bar():
     """Names of groups are written in two places: here they meet."""
-    from benchmarks import coloring, importing, memory, overhead_jax, overhead_torch, patterns, tasks_jax, tasks_torch
-
-    modules = (tasks_jax, tasks_torch, overhead_jax, overhead_torch, memory, importing, coloring, patterns)
-    tasks = [t for module in modules for t in module.tasks()]
+    tasks = [t for name in worker.SUITES.values() for t in importlib.import_module(name).tasks()]
     for one in tasks:
         assert any(bar.covers({"group": one.group}) for bar in bars.BARS), one.group
     for bar in bars.BARS:
