@@ -14,6 +14,7 @@ from crelle._errors import (
     CrelleValueError,
     CrelleWarning,
 )
+from crelle._laplacian import laplacian
 from crelle._plan import Candidate, Plan
 from crelle._prepare import clear_caches
 from crelle._products import hvp, jvp, vjp
@@ -50,6 +51,7 @@ __all__ = [
     "hvp",
     "jacobian",
     "jvp",
+    "laplacian",
     "register_linear_rule",
     "vjp",
 ]

@@ -90,18 +90,21 @@ class Reduced(Question):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         call = bind(self.function, args, kwargs, self.request)
-        found = self._prepare(call, args, kwargs)
+        return self._answered(call, self._prepare(call, args, kwargs))
+
+    def _answered(self, call: Call, found: Any) -> Any:
         if isinstance(found[0], Sparse):
             data, finish = found[0].entries(call, found[1])
             return finish(self._reduce(call, found[0], data))
         prepared, captured, dense, _ = found
-        self._verify_once(dense, prepared, self._outputs(dense, prepared.trace.outputs))
         return self._of_dense(dense, prepared, captured)
 
     def plan(self, *args: Any, **kwargs: Any) -> Plan:
         """Which products are run at these inputs, and why."""
         call = bind(self.function, args, kwargs, self.request)
-        found = self._prepare(call, args, kwargs)
+        return self._planned(call, self._prepare(call, args, kwargs))
+
+    def _planned(self, call: Call, found: Any) -> Plan:
         if isinstance(found[0], Sparse):
             made, outputs = found[0].plan(call), found[0].compressed.outputs
             asked = f"; format={self.request.format!r} was asked for"
@@ -110,12 +113,10 @@ class Reduced(Question):
         else:
             prepared, _, dense, why = found
             outputs = self._outputs(dense, prepared.trace.outputs)
-            self._verify_once(dense, prepared, outputs)
             note = f"the whole matrix is computed, and the answer taken out of it: {why}"
             made = replace(prepared.plan, notes=(*prepared.plan.notes, note))
-        return replace(
-            made, kind=self.name, result=made.result if self._answer is None else self._answer(call, outputs)
-        )
+        result = made.result if self._answer is None else self._answer(call, outputs)
+        return replace(made, kind=self.name, result=result)
 
     def _prepare(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """(sparse, captured), or (prepared, captured, call, why) of the dense matrix."""
@@ -133,7 +134,9 @@ class Reduced(Question):
         else:
             reason = why[0]
         dense = bind(self.function, args, kwargs, replace(self.request, format="dense", part=None, flatten=True))
-        return *prepared_for(dense, self._space), dense, reason
+        prepared, captured = prepared_for(dense, self._space)
+        self._verify_once(dense, prepared, self._outputs(dense, prepared.trace.outputs))
+        return prepared, captured, dense, reason
 
     def _verify_once(self, call: Call, prepared: Sparse | Prepared, outputs: tuple[ArrayType, ...]) -> None:
         if self._verify is not None and prepared not in _verified:
