@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -21,6 +21,19 @@ from crelle.pattern import SparsityPattern
 from crelle.tangent.cost import pass_seconds
 from crelle.tangent.structure import find_structure
 from crelle.tangent.structure.result import percent
+
+
+@runtime_checkable
+class Estimated(Protocol):
+    """A :class:`Compressed` whose entries are estimates: it knows their errors, and what it costs to evaluate f."""
+
+    def check(self, call: Call, captured: Any, entries: Any) -> str:
+        """Compare the entries with an independent product. The outcome in words; CrelleCheckError if they are wrong."""
+        ...
+
+    def candidates(self) -> tuple[Candidate, ...]:
+        """What is run, and what was rejected, with prices."""
+        ...
 
 
 class Sparse:
@@ -44,7 +57,10 @@ class Sparse:
         data, finish = self.compressed.values(call, captured)
         if self.untried and not call.abstract:
             if call.request.check:
-                self._check(call, data)
+                if isinstance(self.compressed, Estimated):
+                    self.checked = self.compressed.check(call, captured, data)
+                else:
+                    self._check(call, data)
             self.untried = False
         return data, finish
 
@@ -108,11 +124,12 @@ class Sparse:
             return line.data, theirs[line.coords[1]], f"a {'row' if reverse else 'column'}", reference
         return None
 
-    def plan(self, call: Call) -> Plan:
-        """What will be run, against the dense modes."""
+    def _candidates(self, call: Call) -> tuple[Candidate, ...]:
+        """The coloured products, and the dense modes."""
         compressed, ways = self.compressed, self.compressed.ways
-        device = call.inputs[0].device if call.inputs else ""
-        rates, price = call.backend.rates(device), compressed.price
+        if isinstance(compressed, Estimated):
+            return compressed.candidates()
+        rates, price = call.backend.rates(call.inputs[0].device if call.inputs else ""), compressed.price
         n, m = total_size(call.inputs), total_size(compressed.outputs)
         hessian = call.request.kind == "hessian"
         size = max(t.itemsize for t in compressed.outputs) if compressed.outputs else 8
@@ -122,14 +139,21 @@ class Sparse:
             other = n if unit == "VJP" else m
             return Candidate(mode, unit, passes, None, seconds, int(passes * (price.peak_bytes + other * size)), reason)
 
-        unit = "HVP" if hessian else _unit(ways)
-        chosen = candidate(_name(ways, hessian), unit, ways.passes)
+        chosen = candidate(_name(ways, hessian), "HVP" if hessian else _unit(ways), ways.passes)
         dense = [("forward-over-reverse", "HVP", n)] if hessian else [("forward", "JVP", n), ("reverse", "VJP", m)]
         others = []
         for mode, each, passes in dense:
             more = candidate(mode, each, passes)
             ratio = more.seconds / chosen.seconds if chosen.seconds else 1.0
             others.append(replace(more, reason=f"{ratio:.3g}×; format={call.request.format!r} was asked for"))
+        return chosen, *others
+
+    def plan(self, call: Call) -> Plan:
+        """What will be run, against the dense modes."""
+        compressed, ways = self.compressed, self.compressed.ways
+        device = call.inputs[0].device if call.inputs else ""
+        hessian = call.request.kind == "hessian"
+        chosen, *others = self._candidates(call)
         notes = [*ways.notes, *compressed.notes]
         if ways.constant is not None:
             share = 1 - ways.varies.mean()
@@ -147,8 +171,9 @@ class Sparse:
         return Plan(
             kind=call.request.kind, function=call.name, inputs=call.inputs, outputs=compressed.f_outputs,
             input_names=call.names, backend=call.backend.name, version=call.backend.version, device=device,
-            mode=chosen.mode, unit=unit, passes=ways.passes, chunk=None, seconds=chosen.seconds, bytes=chosen.bytes,
-            memory=None, candidates=(chosen, *others), result=f"{call.request.format}, {ways.pattern!r}",
+            mode=chosen.mode, unit=chosen.unit, passes=chosen.passes, chunk=None, seconds=chosen.seconds,
+            bytes=chosen.bytes, memory=None, candidates=(chosen, *others),
+            result=f"{call.request.format}, {ways.pattern!r}",
             notes=tuple(notes), checked=self.checked, _structure=lambda: structure,
         )  # fmt: skip
 

@@ -98,14 +98,10 @@ class NumpyBackend:
         )
 
     def compressed(self, call: Call, given: SparsityPattern | None) -> Compressed:
-        """Not for NumPy functions."""
-        raise CrelleTypeError(
-            describe(
-                f"{call.text}: format={call.request.format!r} is for functions of JAX and PyTorch",
-                called=types_text(call.inputs, call.names),
-                try_='format="dense"',
-            )
-        )
+        """Differences of columns that share no row, of the entries that the user lists."""
+        from crelle.backends.numpy.compressed import NumpyCompressed
+
+        return NumpyCompressed(call, given)
 
     def sparse(self, pattern: SparsityPattern, data: Any) -> Any:
         """A SciPy ``csr_array``."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from crelle import _trees
 from crelle._arrays import ArrayType
+from crelle._request import Request
 from crelle._select import Selected
 from crelle.backends._protocol import Call
 from crelle.backends.numpy.function import Result
@@ -136,11 +137,7 @@ def layout_of(call: Call, result: Result) -> Layout:
 
 
 def assemble(call: Call, result: Result, layout: Layout, parts: Sequence[Array]) -> Any:
-    """The user's answer. ``parts`` are the flat derivative and, if asked for, its errors.
-
-    ``value`` stands before the derivative, its error after it, ``aux`` with the value or at the end:
-    ``((value, aux), J, error)``, ``(J, error, aux)``.
-    """
+    """The user's answer. ``parts`` are the flat derivative and, if asked for, its errors."""
     request = call.request
     shaped = []
     for index, part in enumerate(parts):
@@ -148,6 +145,15 @@ def assemble(call: Call, result: Result, layout: Layout, parts: Sequence[Array])
             shaped.append(part[0] if request.kind == "gradient" else part)
         else:
             shaped.append(layout.blocks(part, real=index > 0))
+    return beside(request, result, shaped)
+
+
+def beside(request: Request, result: Result, shaped: list[Any]) -> Any:
+    """A derivative, and its errors if there are any, with value and aux.
+
+    ``value`` stands before the derivative, its error after it, ``aux`` with the value or at the end:
+    ``((value, aux), J, error)``, ``(J, error, aux)``.
+    """
     if request.value:
         shaped.insert(0, (result.output, result.aux) if request.has_aux else result.output)
     elif request.has_aux:

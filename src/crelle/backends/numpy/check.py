@@ -58,17 +58,22 @@ def report(call: Call, given: Any, value: Array, uncertain: Array, coarse: Array
     if hessian:
         w = run.direction(box, 1, wanted.rows)
         found = np.atleast_1d(w[wanted.rows] @ found if request.flat else w @ found)
-        slope, error = second.along(box, w, v)
+        slope, error, blame = *second.along(box, w, v), ""
     else:
-        slope, error = steps.along(box, v, OTHER_STEPS)
-        if request.holomorphic:
-            other, other_error = steps.along(box, 1j * v, OTHER_STEPS)
-            with np.errstate(all="ignore"):
-                apart = np.abs(other - 1j * slope)
-            if np.any(apart > SLACK * (error + other_error) + 1e-6 * np.abs(slope)):
-                slope = other / 1j
-                return _worst(found, slope, error + uncertain, nonfinite, "f is not holomorphic: ∂f/∂y is not i ∂f/∂x")
-    return _worst(found, slope, error + uncertain, nonfinite, "")
+        slope, error, blame = independent(box, v, request.holomorphic)
+    return worst(found, slope, error + uncertain, nonfinite, blame)
+
+
+def independent(box: BlackBox, v: Array, holomorphic: bool) -> tuple[Array, Array, str]:
+    """J v by other steps, its errors, and what is wrong with f: whether a slope along i v contradicts it."""
+    slope, error = steps.along(box, v, OTHER_STEPS)
+    if holomorphic:
+        other, other_error = steps.along(box, 1j * v, OTHER_STEPS)
+        with np.errstate(all="ignore"):
+            apart = np.abs(other - 1j * slope)
+        if np.any(apart > SLACK * (error + other_error) + 1e-6 * np.abs(slope)):
+            return other / 1j, error, "f is not holomorphic: ∂f/∂y is not i ∂f/∂x"
+    return slope, error, ""
 
 
 def _one_entry(wanted: Wanted, derivative: Any) -> tuple[Wanted, Array, Array]:
@@ -87,18 +92,22 @@ def _product(layout: Layout, wanted: Wanted, derivative: Any, v: Array, flat: bo
         return matrix @ v[wanted.cols]
 
 
-def _worst(found: Array, slope: Array, allowed: Array, nonfinite: str, blame: str) -> CheckReport:
-    """The output that is off most, in units of what it may be off."""
+def excess(found: Array, slope: Array, allowed: Array) -> Array:
+    """What each output is off, in units of what it may be off."""
     with np.errstate(all="ignore"):
-        apart = np.abs(found - slope)
-        ratio = apart / (SLACK * allowed + 1e-9 * np.abs(slope) + 1e-300)
+        return np.asarray(np.abs(found - slope) / (SLACK * allowed + 1e-9 * np.abs(slope) + 1e-300))
+
+
+def worst(found: Array, slope: Array, allowed: Array, nonfinite: str, blame: str) -> CheckReport:
+    """The output that is off most, in units of what it may be off."""
+    ratio = excess(found, slope, allowed)
     known = np.isfinite(ratio)
     if not known.any():
         return CheckReport(0.0, 0.0, "difference: none of them is finite", nonfinite, blame=blame)
     i = int(np.argmax(np.where(known, ratio, -1.0)))
-    scale = float(np.abs(slope[i]))
-    tolerance = SLACK * float(np.broadcast_to(allowed, apart.shape)[i])
+    apart, scale = float(np.abs(found[i] - slope[i])), float(np.abs(slope[i]))
+    tolerance = SLACK * float(np.broadcast_to(allowed, ratio.shape)[i])
     return CheckReport(
-        float(apart[i]), scale, "difference", nonfinite, blame=blame or "f is not smooth here, or noisy",
+        apart, scale, "difference", nonfinite, blame=blame or "f is not smooth here, or noisy",
         tolerance=tolerance / scale if scale > 0 else tolerance,
     )  # fmt: skip

@@ -1,7 +1,7 @@
 """Which entries are had along the lines, and how arrays of them are laid out: every output of each line, or a pattern.
 
 What is done with the numbers of one entry is the same in both (``steps``). What depends on the layout is here: numbers
-of lines and of outputs set beside those of entries, the worst entry of each line, the largest of each output, and, where
+of lines and of outputs set beside those of entries, the worst entry of each line, the largest of each output, and where
 the lines are columns of a Jacobian, the evaluations that all the entries come from.
 """
 

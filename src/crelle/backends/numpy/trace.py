@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 import tracemalloc
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
 from crelle import _trees
-from crelle._arrays import seconds_text, total_size, types_text
+from crelle._arrays import ArrayType, seconds_text, total_size, types_text
 from crelle._errors import CrelleCheckError, CrelleShapeError, CrelleTypeError, describe
 from crelle.backends._protocol import Call, CheckReport, Method, Runner
 from crelle.backends.numpy import answer, check, run, second, steps
@@ -30,6 +31,10 @@ FLOPS_PER_SECOND = 1e9
 #: Price of an evaluation with complex numbers, in evaluations: products cost four times as much, much else twice.
 COMPLEX = 2.0
 
+T = TypeVar("T")
+Compute: TypeAlias = Callable[[BlackBox, Result, str, Facts], T]
+"""(f, f(x), mode, what is known of f) -> something: how a run goes on once f(x) is evaluated."""
+
 _BLACK_BOX = "f is a NumPy function: a black box, without derivative rules"
 _MODES = {
     "jacobian": ("forward", "reverse"),
@@ -41,6 +46,10 @@ _MODES = {
 class NumpyTrace:
     """What is known of f at one signature, and the runners made from it."""
 
+    outputs: tuple[ArrayType, ...]
+    costs: Mapping[str, PassCost]
+    unavailable: Mapping[str, str]
+    units: Mapping[str, tuple[str, int]]
     loop_modes: tuple[str, ...] = ()
 
     def __init__(self, call: Call, cautious: str = "") -> None:
@@ -90,7 +99,7 @@ class NumpyTrace:
         costs = {
             mode: PassCost(
                 flops=count * weight * facts.seconds * FLOPS_PER_SECOND,
-                peak_bytes=max(min(block, self._block_bytes / seeds), block / seeds),
+                peak_bytes=max(min(block, self.block_bytes / seeds), block / seeds),
                 residual_bytes=max(min(self._batch_bytes, all_calls), one_call) if facts.batched else one_call,
             )
             for mode, (count, weight) in counts.items()
@@ -104,7 +113,7 @@ class NumpyTrace:
         return min(BATCH_BYTES, memory / 8) if memory else BATCH_BYTES
 
     @property
-    def _block_bytes(self) -> float:
+    def block_bytes(self) -> float:
         """Bytes of one block of columns before they are written."""
         memory = self.request.memory
         return min(run.BLOCK_BYTES, memory / 4) if memory else run.BLOCK_BYTES
@@ -132,6 +141,9 @@ class NumpyTrace:
 
     # -- what the protocol asks for
 
+    def ways(self, call: Call) -> None:
+        """A black box shows no pattern."""
+
     def match(self, call: Call) -> Any | None:
         """Nothing is captured: f is evaluated at each call. No match where a run found f to be changed."""
         return None if self._changed else ()
@@ -144,47 +156,63 @@ class NumpyTrace:
         """A runner by differences or complex steps."""
 
         def runner(call: Call, captured: Any) -> Any:
-            box = BlackBox.of(call)
-            result = box.evaluate_base()
-            same = result.kinds == self._kinds and result.tree == self._tree
-            facts = self.facts
-            try:
-                if not same:
-                    _verify(call, result)
-                    now, before = types_text(result.types), types_text(self.outputs)
-                    raise ChangedError(f"f now returns {now}, and returned {before} before")
-                return self._run(call, box, result, method.mode, method.chunk, facts)
-            except ChangedError as changed:
-                self._changed = True
-                if self.request.mode == "complex-step":
-                    raise CrelleCheckError(
-                        describe(
-                            f"{call.text}: mode='complex-step' gives a wrong derivative here",
-                            called=types_text(call.inputs, call.names),
-                            likely=str(changed),
-                            try_="leave mode= out: differences are taken where complex steps fail",
-                        )
-                    ) from None
-                box = BlackBox.of(call)
-                result = box.evaluate_base()
-                return self._run(call, box, result, "central", method.chunk, Facts(seconds=facts.seconds))
+            return self.attempt(
+                call,
+                method.mode,
+                lambda box, result, mode, facts: self._run(call, box, result, mode, method.chunk, facts),
+            )
 
         return runner
+
+    def attempt(self, call: Call, mode: str, compute: Compute[T]) -> T:
+        """What is computed with the findings; without them where f is found to be no longer what they say."""
+        box = BlackBox.of(call)
+        result = box.evaluate_base()
+        facts = self.facts
+        try:
+            if result.kinds != self._kinds or result.tree != self._tree:
+                _verify(call, result)
+                now, before = types_text(result.types), types_text(self.outputs)
+                raise ChangedError(f"f now returns {now}, and returned {before} before")
+            box.batch_bytes, box.coarse = int(self._batch_bytes), facts.coarse
+            return compute(box, result, mode, facts)
+        except ChangedError as changed:
+            self._changed = True
+            if self.request.mode == "complex-step":
+                raise CrelleCheckError(
+                    describe(
+                        f"{call.text}: mode='complex-step' gives a wrong derivative here",
+                        called=types_text(call.inputs, call.names),
+                        likely=str(changed),
+                        try_="leave mode= out: differences are taken where complex steps fail",
+                    )
+                ) from None
+            box = BlackBox.of(call)
+            result = box.evaluate_base()
+            box.batch_bytes = int(self._batch_bytes)
+            return compute(box, result, "central", Facts(seconds=facts.seconds))
+
+    @property
+    def guard(self) -> bool:
+        """Whether a run compares complex steps with differences; on the first one the check does."""
+        return self._ran or not self.request.check
+
+    def ran(self) -> None:
+        """To be said after each run."""
+        self._ran = True
 
     def _run(self, call: Call, box: BlackBox, result: Result, mode: str, chunk: int | None, facts: Facts) -> Any:
         request = self.request
         layout, wanted = self._shape if result.kinds == self._kinds else _shape_of(call, result)
-        box.batch_bytes, box.coarse = int(self._batch_bytes), facts.coarse
         self._value = box.value
         hessian = request.kind == "hessian"
         size = max(1, len(wanted.cols if hessian else wanted.rows))
-        fits = max(1, int(self._block_bytes // (8 * run.PER_ENTRY * size)))
+        fits = max(1, int(self.block_bytes // (8 * run.PER_ENTRY * size)))
         width = min(fits, chunk) if chunk else fits
-        # on the first run the check makes the comparison that the guard of complex steps makes on later ones
-        guard = self._ran or not request.check
-        arguments = (facts, wanted, layout.dtype, request.error, width, guard)
+        arguments = (facts, wanted, layout.dtype, request.error, width, self.guard)
         computed = run.hessian(box, *arguments) if hessian else run.jacobian(box, mode, *arguments)
-        self._ran, self._uncertain = True, computed.uncertain
+        self.ran()
+        self._uncertain = computed.uncertain
         parts = [computed.matrix] if computed.error is None else [computed.matrix, computed.error]
         return answer.assemble(call, result, layout, parts)
 
