@@ -22,6 +22,7 @@ from crelle._transforms import Transform, gradient, hessian, jacobian
 from crelle._verify import CheckResult, check
 from crelle._version import __version__
 from crelle.colorings import Coloring, coloring
+from crelle.determinants import Slogdet, SlogdetResult, slogdet
 from crelle.pattern import SparsityPattern
 from crelle.tangent.rules import register_linear_rule
 
@@ -39,6 +40,8 @@ __all__ = [
     "CrelleValueError",
     "CrelleWarning",
     "Plan",
+    "Slogdet",
+    "SlogdetResult",
     "SparsityPattern",
     "Transform",
     "__version__",
@@ -53,5 +56,6 @@ __all__ = [
     "jvp",
     "laplacian",
     "register_linear_rule",
+    "slogdet",
     "vjp",
 ]

@@ -1,0 +1,132 @@
+"""One factor of a derivative: which of its values have to be run, with how many seeds, and where the entries are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from crelle.colorings import Coloring, color_columns
+from crelle.determinants._blocks import Form, form_of
+from crelle.determinants._cuts import Cut
+from crelle.determinants._labels import backward, forward, shapes_of
+from crelle.pattern import SparsityPattern
+from crelle.tangent.cost import PassCost
+from crelle.tangent.program import Add, Gather, LinearMap, TangentProgram, live
+from crelle.tangent.sparsity import detect
+
+Ints = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Factor:
+    """A square matrix of which only the diagonal blocks of its triangular form are computed.
+
+    Attributes:
+        inputs, outputs: the values between which it is.
+        form: its blocks.
+        needed: the values that take part in entries of the blocks.
+        pattern: the entries of the blocks.
+        coloring: the seeds that give them; ``None`` if each block is the number 1, as in a permutation.
+        place: where each entry is in the raveled products [passes, n].
+        price: of one product.
+    """
+
+    inputs: Cut
+    outputs: Cut
+    form: Form
+    needed: frozenset[int]
+    pattern: SparsityPattern
+    coloring: Coloring | None
+    place: Ints
+    price: PassCost
+
+    @property
+    def passes(self) -> int:
+        """Products at each point."""
+        return 0 if self.coloring is None else self.coloring.passes
+
+    @property
+    def words(self) -> str:
+        """What is done about it, for the plan."""
+        n, sizes = len(self.form.block), self.form.sizes
+        if self.coloring is None:
+            return "ones on the diagonal: the sign of a permutation only"
+        products = f"{self.passes:,} product{'s' if self.passes > 1 else ''}"
+        if len(sizes) == n:
+            return f"triangular: diagonal only, {products}"
+        if len(sizes) == 1:
+            return f"one block of {n:,}×{n:,}: {products}"
+        largest = int(sizes.max())
+        return f"block triangular: {len(sizes):,} blocks, the largest {largest:,}×{largest:,}, {products}"
+
+
+def factor_of(program: TangentProgram, notes: list[str]) -> Factor:
+    """What to run for the determinant of one program from n to n numbers."""
+    return factor_of_form(program, form_of(program, notes))
+
+
+def factor_of_form(program: TangentProgram, form: Form) -> Factor:
+    """The same where the form is known."""
+    pruned = _pruned(program, form) if len(form.sizes) > 1 else program
+    maps = live(pruned)
+    needed = frozenset(r for m in maps for r in m.results if r is not None) | frozenset(
+        v for v in program.inputs if v is not None
+    )
+    found = detect(replace(pruned, transposed=False))
+    pattern = SparsityPattern._trusted(found.shape, found.indptr, found.indices)
+    inside = form.block[pattern.rows] == form.block_of_column[pattern.indices]
+    target = pattern
+    if not inside.all():
+        target = SparsityPattern._trusted(
+            pattern.shape, np.append(0, np.cumsum(inside))[pattern.indptr], pattern.indices[inside]
+        )
+    if all(isinstance(m, Gather) for m in maps) and target.nnz == len(form.block) == len(form.sizes):
+        return Factor(program.inputs, program.outputs, form, needed, target, None, np.zeros(0, np.int64), PassCost())
+    coloring = color_columns(pattern, wanted=None if target is pattern else target)
+    _, color, row = coloring.places()
+    place = color.astype(np.int64) * pattern.shape[0] + row
+    return Factor(program.inputs, program.outputs, form, needed, target, coloring, place, pruned.cost())
+
+
+def _pruned(program: TangentProgram, form: Form) -> TangentProgram:
+    """Without the values through which no entry of a diagonal block passes.
+
+    An element reads columns of blocks up to c, and rows of blocks from r on read it. As these rows read these columns,
+    c <= r in the order of the blocks; an entry of a diagonal block passes only if c = r.
+    """
+    count = len(form.sizes)
+    highest = forward(program, _split(program, program.inputs, form.block_of_column + 1))
+    lowest = backward(program, _split(program, program.outputs, count - form.block))
+
+    def alive(v: int | None) -> bool:
+        if v is None or v not in highest or v not in lowest:
+            return False
+        read, by = highest[v], lowest[v]
+        return bool(((read > 0) & (by > 0) & (read + by > count)).any())
+
+    passes: dict[int | None, bool] = {v: v in program.inputs or alive(v) for v in highest}
+    kept = [_with_zeros(program, m, lambda v: passes.get(v, False)) for m in program.maps]
+    return replace(program, maps=[m for m in kept if m is not None])
+
+
+def _with_zeros(program: TangentProgram, m: LinearMap, passes: Callable[[int | None], bool]) -> LinearMap | None:
+    """A map with zeros for what does not take part, ``None`` if nothing of it does."""
+    results = tuple(r if passes(r) else None for r in m.results)
+    operands = tuple(v if passes(v) else None for v in m.operands)
+    if not any(r is not None for r in results) or not any(v is not None for v in operands):
+        return None
+    if isinstance(m, Gather):
+        return replace(m, operands=operands, results=results, shapes=shapes_of(program, m))
+    if isinstance(m, Add) and len(some := [v for v in operands if v is not None]) == 1:
+        return Gather(name=m.name, operands=tuple(some), results=results, move=lambda a: a, bytes=m.bytes)
+    return replace(m, operands=operands, results=results)
+
+
+def _split(program: TangentProgram, values: Cut, labels: Ints) -> list[Ints]:
+    """Labels of raveled values, value by value."""
+    shapes = [program.types[v].shape for v in values if v is not None]
+    cuts = np.cumsum([int(np.prod(s, dtype=np.int64)) for s in shapes])[:-1]
+    return [part.reshape(s) for part, s in zip(np.split(labels, cuts), shapes, strict=True)]
