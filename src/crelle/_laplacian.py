@@ -156,6 +156,8 @@ class Laplacian(Reduced):
         call = bind(self.function, args, kwargs, self.request)
         found = self._prepare(call, args, kwargs)
         made, way = self._planned(call, found), self._way(call, found)
+        if self.batched:  # of f, not of the sum of what it returns
+            made = replace(made, outputs=(ArrayType(made.outputs[0].dtype, call.inputs[0].shape[:1]),))
         if way.forward is None:
             none = Candidate("forward Laplacian", "", -1, None, math.inf, 0, way.why)
             return replace(made, candidates=(*made.candidates, none))
