@@ -44,8 +44,9 @@ def run_suite(suite: str, options: argparse.Namespace) -> Iterator[dict[str, Any
     command += ["--only", options.only] if options.only else []
     command += [f"--{flag.replace('_', '-')}" for flag in ("smoke", "modes", "cpu_time") if getattr(options, flag)]
     worker = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **ENVIRONMENT}
-    )
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, **ENVIRONMENT, "BENCHMARKS_CPU_TIME": "1" * options.cpu_time},
+    )  # fmt: skip
     assert worker.stdout is not None and worker.stderr is not None
     with ThreadPoolExecutor(1) as reader:
         noise = reader.submit(worker.stderr.read)  # read alongside, or a full pipe would stop the worker

@@ -184,13 +184,13 @@ def peak() -> int:
 
 def sample(run: Callable[[], Any], seconds: float) -> dict[str, Any]:
     """Evaluate for about this long; seconds of one evaluation."""
-    count, start = 0, time.perf_counter()
+    count, wall, cpu = 0, time.perf_counter(), time.process_time()
     while True:
         run()
         count += 1
-        passed = time.perf_counter() - start
+        passed = time.perf_counter() - wall
         if passed >= seconds:
-            return {"seconds": passed / count, "repeats": count}
+            return {"seconds": passed / count, "cpu_seconds": (time.process_time() - cpu) / count, "repeats": count}
 
 
 def main() -> None:
