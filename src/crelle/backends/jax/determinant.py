@@ -11,18 +11,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core as jex
 
+from crelle._arrays import ArrayType
 from crelle.backends._protocol import Call
+from crelle.backends.jax import run
 from crelle.backends.jax.flat import FlatFunction, Layout, assemble
 from crelle.backends.jax.lower.control import constant
 from crelle.backends.jax.lower.known import Known, bind, in_jax
-from crelle.backends.jax.lower.walk import Arg, Entry, Lowering, Primal, Tangent, aval_type
-from crelle.backends.jax.tangent import parts_of
-from crelle.backends.jax.trace import same_values, traced
+from crelle.backends.jax.lower.walk import Arg, Entry, Lowering, NeedsReverse, Primal, Tangent
+from crelle.backends.jax.trace import same_values, traced, type_of
 from crelle.determinants import _sparse
 from crelle.determinants._factors import Factor
 from crelle.determinants._recipe import Recipe, SparseBlock
 from crelle.determinants._result import CannotFactor, SlogdetResult
-from crelle.tangent.program import TangentProgram
+from crelle.tangent.program import Dependence, TangentProgram
 
 Arrays = list[Any]
 Values = dict[Any, Any]
@@ -37,7 +38,7 @@ _KEEPS_ZEROS = frozenset(
 
 
 def flattened(closed: jex.ClosedJaxpr) -> jex.ClosedJaxpr:
-    """The same computation without calls, as a jaxpr of its constants and arguments: each variable is set once."""
+    """The same computation without calls: each variable is set once."""
 
     def walk(jaxpr: jex.Jaxpr, consts: Sequence[Any], given: Sequence[Any]) -> list[Any]:
         env: Values = {**dict(zip(jaxpr.constvars, consts, strict=True)), **dict(zip(jaxpr.invars, given, strict=True))}
@@ -58,11 +59,11 @@ def flattened(closed: jex.ClosedJaxpr) -> jex.ClosedJaxpr:
             env.update(zip(eqn.outvars, found, strict=True))
         return [read(v) for v in jaxpr.outvars]
 
-    def shapes(variables: Sequence[Any]) -> Arrays:
-        return [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in variables]
+    return jax.make_jaxpr(lambda *given: walk(closed.jaxpr, closed.consts, given))(*_shapes(closed.jaxpr.invars))
 
-    jaxpr = closed.jaxpr
-    return jax.make_jaxpr(lambda c, a: walk(jaxpr, c, a))(shapes(jaxpr.constvars), shapes(jaxpr.invars))
+
+def _shapes(variables: Sequence[Any]) -> Arrays:
+    return [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in variables]
 
 
 class Zeros(Lowering):
@@ -131,28 +132,54 @@ class JaxLinear:
     """The linearisation of one function at one signature, of which parts can be run. Holds no array of the call."""
 
     def __init__(self, call: Call) -> None:
-        parts = parts_of(call)
-        self.outputs = parts.outputs
         found = traced(call)
-        assert found.closed is not None
-        self.jaxpr, self.key, self.active = found.closed.jaxpr, found.key, parts.active
-        self.f_consts = list(found.closed.consts)
-        self.consts = list(parts.jaxpr.consts)
-        self.flat = flattened(parts.jaxpr)
-        self.program = TangentProgram(transposed=parts.program.transposed)
+        if found.closed is None or found.layout.result is None:
+            raise CannotFactor(f"f needs values of its arguments in Python ({found.why})")
+        self.jaxpr, self.key, self.consts = found.closed.jaxpr, found.key, list(found.closed.consts)
+        self.active = found.layout.active
+        self.outputs = tuple(type_of(v) for v in found.closed.out_avals[: found.layout.result.out_tree.num_leaves])
+        failure: Exception | None = None
+        for mode in ("forward", "reverse"):
+            try:
+                self._lower(call, mode)
+                return
+            except (TypeError, ValueError, NotImplementedError, NeedsReverse) as error:  # no rule in this mode
+                failure = failure or error
+        raise CannotFactor(f"{type(failure).__name__}: {failure}".split("\n")[0])
+
+    def _lower(self, call: Call, mode: str) -> None:
+        """The jaxpr (captured, values, seeds) -> products, and what its variables are."""
+        seeded, made = (self.outputs, call.inputs) if mode == "reverse" else (call.inputs, self.outputs)
+
+        def derivative(consts: Arrays, values: Arrays, seeds: Arrays) -> Arrays:
+            def g(*leaves: Any) -> tuple[Arrays, Arrays]:
+                found = jax.core.eval_jaxpr(self.jaxpr, consts, *leaves, *values[self.active :])
+                results = [jnp.asarray(r) for r in found]
+                return results[: len(self.outputs)], results[len(self.outputs) :]
+
+            return run.linearise(g, values[: self.active], mode)[2](*seeds)
+
+        seeds = [jax.ShapeDtypeStruct(t.shape, t.dtype) for t in seeded]
+        values = _shapes(self.jaxpr.invars)
+        self.flat = flattened(jax.make_jaxpr(derivative)(_shapes(self.jaxpr.constvars), values, seeds))
+        self.program = TangentProgram(transposed=mode == "reverse")
         lowering = Zeros(self.program)
-        entries: list[Entry] = [constant(c) for c in self.consts] + [Primal(kind) for kind in parts.kinds]
-        for v in self.flat.jaxpr.invars[len(entries) :]:
-            self.program.inputs.append(self.program.value(aval_type(v)))
+        traced_value = [isinstance(c, jax.core.Tracer) for c in self.consts]
+        entries: list[Entry] = [
+            Primal(Dependence.PASSIVE) if t else constant(c) for c, t in zip(self.consts, traced_value, strict=True)
+        ]
+        entries += [Primal(Dependence.VARYING if i < self.active else Dependence.PASSIVE) for i in range(len(values))]
+        for t in seeded:
+            self.program.inputs.append(self.program.value(ArrayType(t.dtype, t.shape)))
             entries.append(Tangent(self.program.inputs[-1]))
-        consts: list[Entry] = [constant(c) for c in self.flat.consts]
-        results = lowering.run(self.flat.jaxpr, consts, entries)
-        self.entries = lowering.entries
         jaxpr = self.flat.jaxpr
+        consts: list[Entry] = [constant(c) for c in self.flat.consts]
+        results = lowering.run(jaxpr, consts, entries)
+        self.entries = lowering.entries
         self.entries.update(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *entries), strict=True))
         self.program.outputs = [e.value if isinstance(e, Tangent) else None for e in results]
-        self.program.output_types = parts.program.output_types
-        for eqn in self.flat.jaxpr.eqns:
+        self.program.output_types = [ArrayType(t.dtype, t.shape) for t in made]
+        for eqn in jaxpr.eqns:
             if len({isinstance(self.entries[v], Tangent) for v in eqn.outvars}) > 1:
                 raise CannotFactor(f"values and tangents go through {eqn.primitive.name} together")
 
@@ -167,7 +194,7 @@ class JaxLinear:
             return None
         same = (found.key.structure, found.key.literals) == (self.key.structure, self.key.literals)
         consts = list(found.closed.consts)
-        if not same or len(consts) != len(self.f_consts) or not all(map(same_values, consts, self.f_consts)):
+        if not same or len(consts) != len(self.consts) or not all(map(same_values, consts, self.consts)):
             return None
         return found.layout
 
@@ -179,7 +206,7 @@ class JaxLinear:
                 tables[f"colors {k}"] = jnp.asarray(factor.coloring.column_colors)
                 tables[f"place {k}"] = jnp.asarray(factor.place)
 
-        def compute(f_consts: Arrays, consts: Arrays, dynamic: Arrays, tables: dict[str, Any]) -> Any:
+        def compute(consts: Arrays, dynamic: Arrays, tables: dict[str, Any]) -> Any:
             env = self._primal(consts, dynamic)
             pieces = [
                 self._products(env, factor, tables[f"colors {k}"])[tables[f"place {k}"]]
@@ -188,20 +215,20 @@ class JaxLinear:
             ]
             dtype = self.program.output_types[0].dtype if self.program.output_types else float
             answer = total(jnp.concatenate(pieces) if pieces else jnp.zeros(0, dtype), recipe, tables)
-            results = jax.core.eval_jaxpr(self.jaxpr, f_consts, *dynamic)
+            results = jax.core.eval_jaxpr(self.jaxpr, consts, *dynamic)
             return answer, results
 
         jitted = jax.jit(compute)
 
-        def run(call: Call, layout: Layout) -> Any:
+        def answered(call: Call, layout: Layout) -> Any:
             assert layout.result is not None
             dynamic = FlatFunction(call, layout).dynamic
             wanted = call.request.value or call.request.has_aux
-            answer, results = (compute if call.abstract else jitted)(self.f_consts, self.consts, dynamic, tables)
+            answer, results = (compute if call.abstract else jitted)(self.consts, dynamic, tables)
             count = layout.result.out_tree.num_leaves
             return assemble(call, layout, answer, results[:count], results[count:]) if wanted else answer
 
-        return run
+        return answered
 
     def _primal(self, consts: Arrays, dynamic: Arrays) -> Values:
         """Everything that does not depend on the tangents."""
