@@ -114,7 +114,9 @@ def product_of(call: Call, vector: Any, reverse: bool, outputs: Any = ()) -> Any
         arrays = [backend.array_like(leaf, p) for leaf, p in zip(leaves, parts, strict=True)]
         result = products.jvp(f, primals, backend.unflatten(tree, arrays), False)[1]
     flat = [np.asarray(backend.to_host(leaf)).reshape(-1) for leaf in backend.flatten(result)[0]]
-    return np.concatenate([np.zeros(0), *flat])
+    found = np.concatenate([np.zeros(0), *flat])
+    # PyTorch's pullback is u ↦ Jᴴu
+    return found.conj() if reverse and backend.name == "torch" and call.request.kind != "hessian" else found
 
 
 def _message(call: Call, program: TangentProgram, row: int, count: int, reverse: bool) -> str:
