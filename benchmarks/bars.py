@@ -165,6 +165,8 @@ BARS: tuple[Bar, ...] = (
     Bar("batch as blocks: vmap(jacrev) by hand", ("sparse-blocks",), 1.2, "×", best_ratio),
     Bar("batch as dense: jacrev", ("sparse-batch-dense",), 1 / 5, "×", best_ratio),
     Bar("sparse results: relative error", ("sparse-exact",), 1e-12, "", quantity),
+    Bar("log-determinants of flows: relative error", ("determinant",), 1e-12, "", quantity),
+    Bar("log-determinants of flows: linear growth", ("determinant-growth",), 1.5, "× linear", quantity),
     Bar("choice against the best of all: worst", ("choice-*",), 1.5, "×", best_ratio),
     Bar("choice against the best of all: geometric mean", ("choice-*",), 1.1, "×", best_ratio, mean=True),
 )

@@ -45,6 +45,7 @@ SUITES = {
     "patterns": "benchmarks.patterns",
     "sparse": "benchmarks.sparse",
     "exactness": "benchmarks.exactness",
+    "determinants": "benchmarks.determinants",
     "jax-choices": "benchmarks.choices_jax",
     "torch-choices": "benchmarks.choices_torch",
 }
