@@ -1,8 +1,8 @@
 """Log-determinants of flows: right against their closed form, and at a cost that grows with d, not with its square.
 
 ``python -m benchmarks.determinants FRAMEWORK FLOW D WAY SECONDS`` measures one way in a process of its own and prints
-JSON; WAY is ``crelle``, ``dense`` (the framework's own: forward mode, then LU) or ``closed form``, what someone who knew
-would write.
+JSON; WAY is ``crelle``, ``dense`` (the framework's own: forward mode, then LU) or ``closed form``, what someone who
+knows would write.
 """
 
 from __future__ import annotations
