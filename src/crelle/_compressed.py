@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,15 +12,16 @@ import numpy as np
 from crelle._parts import wanted
 from crelle.backends._protocol import Call
 from crelle.colorings import Coloring, color_columns, color_symmetric, coloring
+from crelle.colorings._orders import Order
 from crelle.pattern import SparsityPattern
 from crelle.tangent.program import Dependence, TangentProgram
 from crelle.tangent.report import pattern_of
-from crelle.tangent.sparsity import detect
+from crelle.tangent.sparsity import TooDense, detect
 
 Ints = np.ndarray[Any, Any]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Ways:
     """What is run for a sparse matrix.
 
@@ -40,6 +42,13 @@ class Ways:
     varies: np.ndarray[Any, Any]
     whole: bool = True
     notes: tuple[str, ...] = ()
+
+    @cached_property
+    def flat(self) -> Ints:
+        """The place of each entry in the raveled matrix."""
+        m, n = self.pattern.shape
+        index = self.pattern.rows.astype(np.int64) * n + self.pattern.indices
+        return index if m * n >= 2**31 else index.astype(np.int32)
 
     @property
     def passes(self) -> int:
@@ -63,22 +72,59 @@ def choose(call: Call, program: TangentProgram, splits: bool, given: SparsityPat
     keep = np.ones(pattern.nnz, bool) if part is None else wanted(part, pattern, call.text)
     whole = bool(keep.all())
     target = pattern if whole else _part(pattern, keep)
-    color: Callable[..., Coloring] = color_symmetric if hessian else coloring
     if not target.nnz:
         return Ways(target, None, np.zeros(0, np.int32), None, varies[keep], whole, notes)
-    every = color(pattern, wanted=None if whole else target)
+    color: Callable[..., Coloring] = color_symmetric if hessian else coloring
+    aim = None if whole else target
+    every = color(pattern, wanted=aim, orders=QUICK)
     if splits and given is None and not varies.all():
-        rest = _part(pattern, varies)
-        once = every if every.row_colors is None else color_columns(pattern, wanted=None if whole else target)
+        # computed once: a few products more do not matter
+        once = every if every.row_colors is None else color_columns(pattern, wanted=aim, orders=QUICK)
         if not (varies & keep).any():
             return Ways(target, None, np.zeros(0, np.int32), once, varies[keep], whole, notes)
-        some = color_symmetric if hessian else color_columns
-        varying = some(rest, wanted=None if whole else _part(pattern, varies & keep))
+        rest, some = _part(pattern, varies), color_symmetric if hessian else color_columns
+        varying = some(rest, wanted=None if whole else _part(pattern, varies & keep), orders=_orders(rest))
         if varying.passes < every.passes:
             place = np.zeros(target.nnz, np.int32)
             place[varies[keep]] = places(varying, pattern.shape[0])
             return Ways(target, varying, place, once, varies[keep], whole, notes)
+    if _orders(pattern) is None:
+        every = color(pattern, wanted=aim)
     return Ways(target, every, places(every, pattern.shape[0]), None, np.ones(target.nnz, bool), whole, notes)
+
+
+#: Orders that take no time to speak of.
+QUICK: tuple[Order, ...] = ("natural", "largest-first")
+#: With at most this many rows and columns a product less saves less than it takes to look for it.
+SMALL = 1000
+
+
+def _orders(pattern: SparsityPattern) -> tuple[Order, ...] | None:
+    return QUICK if max(pattern.shape) <= SMALL else None
+
+
+#: A matrix with a larger share of entries is computed column by column: coloured, it would need as many products.
+DENSE = 0.4
+
+
+def of_dense(program: TangentProgram, hessian: bool) -> Ways | None:
+    """Coloured products that give a dense matrix; ``None`` if they are as many as without colours."""
+    m, n = program.rows, program.columns
+    try:
+        found = detect(program, DENSE * m * n)
+    except TooDense:
+        return None
+    pattern, every = pattern_of(found), np.ones(len(found.indices), bool)
+    if pattern.nnz > DENSE * m * n:
+        return None
+    if hessian:
+        pattern, every = _symmetric(pattern, every)
+    if not pattern.nnz:
+        return Ways(pattern, None, np.zeros(0, np.int32), None, every, True, found.notes)
+    colors = (color_symmetric if hessian else coloring)(pattern, orders=QUICK)  # the zeros will take longer
+    if colors.passes >= (n if hessian else min(m, n)):
+        return None
+    return Ways(pattern, colors, places(colors, m), None, every, True, found.notes)
 
 
 def places(coloring: Coloring, rows: int) -> Ints:

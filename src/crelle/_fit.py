@@ -72,7 +72,7 @@ def _measure(
     call: Call, captured: Any, trace: Trace, candidate: Candidate, method: Method, bound: int
 ) -> tuple[int, int | None, Method]:
     """(first measurement, last one, method with the chunk it was made for); ``None`` where nothing can be measured."""
-    work = candidate.passes // trace.units[candidate.mode][1]
+    work = candidate.passes // trace.units.get(candidate.mode, ("", 1))[1]
     first = 0
     known: list[tuple[int, int]] = []
     while True:
@@ -82,7 +82,7 @@ def _measure(
         chunk = min(method.chunk or work, work)
         known.append((chunk, measured))
         first = first or measured
-        if measured <= bound or chunk <= 1 or call.request.chunk is not None:
+        if measured <= bound or chunk <= 1 or call.request.chunk is not None or method.ways is not None:
             return first, measured, method
         smaller = 1 if len(known) == ATTEMPTS - 1 else min(chunk - 1, max(1, _next_chunk(known, bound)))
         method = replace(method, chunk=smaller)

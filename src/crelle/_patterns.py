@@ -104,15 +104,20 @@ def product_of(call: Call, vector: Any, reverse: bool, outputs: Any = ()) -> Any
 
     if call.request.kind == "hessian":
         arrays = [backend.array_like(leaf, p) for leaf, p in zip(leaves, parts, strict=True)]
-        result = products.hvp(f, primals, backend.unflatten(tree, arrays))[1]
+        result = products.compiled(lambda x, v: products.hvp(f, x, v)[1])(primals, backend.unflatten(tree, arrays))
     elif reverse:
-        value, pull = products.vjp(f, primals, False)[:2]
-        outs, out_tree = backend.flatten(value)
-        arrays = [backend.array_like(o, p) for o, p in zip(outs, parts, strict=True)]
-        result = pull(backend.unflatten(out_tree, arrays))
+
+        def pulled(x: Any) -> Any:
+            value, pull = products.vjp(f, x, False)[:2]
+            outs, out_tree = backend.flatten(value)
+            arrays = [backend.array_like(o, p) for o, p in zip(outs, parts, strict=True)]
+            return pull(backend.unflatten(out_tree, arrays))
+
+        result = products.compiled(pulled)(primals)
     else:
         arrays = [backend.array_like(leaf, p) for leaf, p in zip(leaves, parts, strict=True)]
-        result = products.jvp(f, primals, backend.unflatten(tree, arrays), False)[1]
+        tangents = backend.unflatten(tree, arrays)
+        result = products.compiled(lambda x, v: products.jvp(f, x, v, False)[1])(primals, tangents)
     flat = [np.asarray(backend.to_host(leaf)).reshape(-1) for leaf in backend.flatten(result)[0]]
     found = np.concatenate([np.zeros(0), *flat])
     # PyTorch's pullback is u ↦ Jᴴu

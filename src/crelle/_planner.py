@@ -16,6 +16,8 @@ from crelle.tangent.cost import PassCost, Rates, pass_seconds
 DEFAULT_SHARE = 0.5
 #: Candidates whose prices differ by less than this are a tie, settled by the order of ``MODES``.
 TIE = 1.02
+#: Colours are not looked for where as many passes as this, or as few entries, give everything.
+FEW_PASSES, FEW_ENTRIES = 8, 2_500
 
 
 def make_plan(call: Call, trace: Trace) -> tuple[Plan, list[Method]]:
@@ -44,12 +46,16 @@ def make_plan(call: Call, trace: Trace) -> tuple[Plan, list[Method]]:
                 over.append(candidate)
             else:
                 priced.append((candidate, method))
+    if request.kind != "gradient" and not request.selection.partial and chunk is None:
+        coloured = _coloured(call, trace, rates, rows, n, selected)
+        if coloured is not None and (budget is None or coloured[0].bytes <= budget):
+            priced.append(coloured)
     if not priced:
         raise _too_small(call, over, budget)
-    allowed = [pair for pair in priced if mode in ("auto", pair[0].mode)]
+    allowed = [pair for pair in priced if _is_allowed(pair[0].mode, mode)]
     if not allowed:
         raise _mode_unavailable(call, mode, trace, over, budget)
-    order = list(trace.costs)
+    order = [*trace.costs, *COLOURED]
     best = min(c.seconds for c, _ in allowed)
     chosen = min(
         allowed,
@@ -82,9 +88,9 @@ def make_plan(call: Call, trace: Trace) -> tuple[Plan, list[Method]]:
         memory=request.memory,
         candidates=tuple(candidates),
         result=_result_text(call, trace, rows, n, selected),
-        notes=tuple(trace.notes),
+        notes=(*trace.notes, *(chosen[1].ways.notes if chosen[1].ways is not None else ())),
     )
-    usable = [chosen[1], *(method for c, method in others if mode in ("auto", c.mode))]
+    usable = [chosen[1], *(method for c, method in others if _is_allowed(c.mode, mode))]
     return plan, usable
 
 
@@ -126,6 +132,55 @@ def _candidates(
     if mode in trace.loop_modes and work > 1 and options[-1][0].chunk != 1:
         options.append(candidate(1))
     return options
+
+
+#: Names of candidates by the kind of their colouring.
+COLOURED = ("coloured columns", "coloured rows", "coloured columns and rows", "coloured symmetric", "zero")
+
+
+def _is_allowed(candidate: str, mode: str) -> bool:
+    return mode in ("auto", candidate) or (mode == "coloured" and candidate in COLOURED)
+
+
+def _coloured(
+    call: Call, trace: Trace, rates: Rates, m: int, n: int, selected: Selected
+) -> tuple[Candidate, Method] | None:
+    """Coloured products whose entries are written into a dense matrix of zeros, where there may be enough to save."""
+    asked = call.request.mode in ("coloured", *COLOURED)
+    few = min(m, n) <= FEW_PASSES or m * n <= FEW_ENTRIES
+    if not asked and (call.request.mode != "auto" or few):
+        return None
+    ways = trace.ways(call)
+    if ways is None:
+        return None
+    itemsize = max(t.itemsize for t in (*call.inputs, *trace.outputs))
+    zeros = m * n * itemsize / rates.bandwidth
+    hessian = call.request.kind == "hessian"
+    if ways.coloring is None:
+        nothing = Candidate("zero", "product", 0, None, rates.call + zeros, 0)
+        return nothing, Method("zero", "rows", None, selected, ways)
+    kind = ways.coloring.kind
+    forward, reverse = ("forward", "reverse")
+    if hessian:
+        forward = min((c for c in trace.costs if c != "forward-over-forward"), default="",
+                      key=lambda c: pass_seconds(trace.costs[c], rates, ways.passes, 1))  # fmt: skip
+    used: list[str] = []
+    total, working = zeros + rates.call, 0.0
+    for mode, passes in ((forward, ways.coloring.column_passes), (reverse, ways.coloring.row_passes)):
+        if passes:
+            if mode not in trace.costs:
+                return None
+            cost, used = trace.costs[mode], [*used, mode]
+            total += pass_seconds(cost, rates, passes, 1)
+            line = (n if mode == "reverse" else m) * itemsize
+            working += cost.residual_bytes + passes * (cost.peak_bytes + line)
+    entries = ways.pattern.nnz
+    total += 3 * entries * itemsize / rates.bandwidth
+    working += entries * (itemsize + 8)
+    name = {"columns": COLOURED[0], "rows": COLOURED[1], "both": COLOURED[2], "symmetric": COLOURED[3]}[kind]
+    unit = {"columns": "JVP", "rows": "VJP", "both": "product", "symmetric": "HVP"}[kind]
+    found = Candidate(name, unit, ways.passes, None, total, int(working))
+    return found, Method(name, "rows", None, selected, ways, used[0])
 
 
 def triangle(n: int) -> int:

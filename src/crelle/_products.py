@@ -43,6 +43,10 @@ class Products(Protocol):
         """(f(x), H v) for a scalar f; the product is a tuple with one item for each primal."""
         ...
 
+    def compiled(self, function: Function) -> Function:
+        """A function made as fast as it pays for one call."""
+        ...
+
     def checked(self, pull: Function, check: Function) -> Function:
         """``pull`` with ``check`` called before it, in a form that the framework's transformations let through."""
         ...

@@ -14,7 +14,7 @@ from crelle._select import Selection
 
 #: What ``mode=`` accepts. The last two of a Jacobian, and the last of the others, are for NumPy functions.
 MODES: dict[str, tuple[str, ...]] = {
-    "jacobian": ("auto", "forward", "reverse", "central", "complex-step"),
+    "jacobian": ("auto", "forward", "reverse", "coloured", "central", "complex-step"),
     "gradient": ("auto", "forward", "reverse", "central", "complex-step"),
     "hessian": (
         "auto",
@@ -22,6 +22,7 @@ MODES: dict[str, tuple[str, ...]] = {
         "reverse-over-forward",
         "reverse-over-reverse",
         "forward-over-forward",
+        "coloured",
         "central",
     ),
 }

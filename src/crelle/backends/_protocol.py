@@ -64,13 +64,21 @@ class Call:
 class Method:
     """How to compute: the mode, the seeds in a batch (``None``: all at once), and which rows or columns.
 
-    ``side`` says what one seed yields: a row (``"rows"``) or a column (``"cols"``) of the flat m × n matrix.
+    ``side`` says what one seed yields: a row (``"rows"``) or a column (``"cols"``) of the flat m × n matrix. With
+    ``ways`` the seeds are sums of unit vectors of a colour, and each product is made in the mode ``base``.
     """
 
     mode: str
     side: str
     chunk: int | None
     selected: Selected
+    ways: Ways | None = field(default=None, compare=False)
+    base: str = ""
+
+    @property
+    def plain(self) -> Method:
+        """The same products with unit vectors as seeds."""
+        return self if self.ways is None else Method(self.base, self.side, None, self.selected)
 
 
 @dataclass(slots=True)
@@ -117,6 +125,10 @@ class Trace(Protocol):
     units: Mapping[str, tuple[str, int]]
     loop_modes: tuple[str, ...]
     notes: list[str]
+
+    def ways(self, call: Call) -> Ways | None:
+        """Coloured products that give the whole matrix, whatever numbers f captures; ``None`` where there are none."""
+        ...
 
     def match(self, call: Call) -> Any | None:
         """The values captured by f as of now, if the trace still describes it; ``None`` if f has changed."""

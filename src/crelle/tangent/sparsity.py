@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -52,13 +53,33 @@ class Detected:
         return Detected((n, m), there.indptr, there.indices, there.data, self.notes)
 
 
-def detect(program: TangentProgram) -> Detected:
-    """The pattern and the kind of each entry of the matrix of a program. Exact up to cancellation, never too small."""
+class TooDense(Exception):
+    """The matrix has more entries than were of interest."""
+
+
+def detect(program: TangentProgram, most: float = math.inf) -> Detected:
+    """The pattern and the kind of each entry of the matrix of a program. Exact up to cancellation, never too small.
+
+    Raises:
+        TooDense: there are more than ``most`` entries; found out before they are written down.
+    """
     universe = Universe(program.columns)
     notes: list[str] = []
     outputs = propagate(program, inputs(universe, program), notes)
+    if sum(map(at_least, outputs)) > most:
+        raise TooDense
     found = assemble(universe, outputs, (*program.notes, *notes))
     return found.transposed() if program.transposed else found
+
+
+def at_least(rows: Rows) -> int:
+    """A lower bound on the number of entries: those of the largest term."""
+    sizes = []
+    for term in rows.terms:
+        full, some, indptr = int(np.count_nonzero(term.ids == FULL)), term.ids[term.ids > 0], term.table.indptr
+        entries = some.size if indptr is None else int(np.diff(indptr)[some - 1].sum())
+        sizes.append(full * rows.universe.columns + entries)
+    return max(sizes, default=0)
 
 
 def inputs(universe: Universe, program: TangentProgram) -> list[Rows]:

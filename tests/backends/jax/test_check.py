@@ -154,7 +154,7 @@ def test_a_wrong_rule_for_batches_is_found():
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_tolerance_follows_the_dtype(corrupt, dtype):
     x = jnp.asarray(np.random.default_rng(3).normal(size=300), dtype)
-    f = lambda x: jnp.tanh(x) * jnp.sum(x[:5])
+    f = lambda x: jnp.tanh(x) * jnp.mean(x)
     J = crelle.jacobian(f)
     J(x)
     assert "relative error" in J.plan(x).checked

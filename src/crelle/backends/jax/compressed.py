@@ -5,7 +5,7 @@ Where a part of the matrix is the same for every x, it is computed once, and onl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,13 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core as jex
 
-from crelle._arrays import ArrayType, total_size
+from crelle._arrays import total_size
 from crelle._compressed import Ways, choose, places
 from crelle._patterns import given_pattern
 from crelle.backends._protocol import Call
 from crelle.backends.jax import run
 from crelle.backends.jax.flat import FlatFunction, Layout, assemble
-from crelle.backends.jax.seeds import Leaves, Linear
+from crelle.backends.jax.seeds import Leaves, Linear, colored_products, small_ints
 from crelle.backends.jax.split import CannotSplit, split
 from crelle.backends.jax.tangent import parts_of
 from crelle.backends.jax.trace import same_values, traced
@@ -106,7 +106,7 @@ class JaxCompressed:
             tables["place"] = jnp.asarray(ways.place)
             for side, colors in (("cols", ways.coloring.column_colors), ("rows", ways.coloring.row_colors)):
                 if colors is not None:
-                    tables[side] = jnp.asarray(_small(colors))
+                    tables[side] = jnp.asarray(small_ints(colors))
         if ways.constant is not None:
             tables["varies"] = jnp.asarray(ways.varies)
             tables["constant"] = self._constant_part(ways.constant)
@@ -119,11 +119,11 @@ class JaxCompressed:
         @jax.jit
         def compute(colors: Any, place: Any) -> Any:
             linear = lambda *t: self._split(zeros, list(t))[0]
-            return _products(linear, colors, coloring.column_passes, self.call_types)[place]
+            return colored_products(linear, colors, coloring.column_passes, self.call_types)[place]
 
         assert coloring.column_colors is not None
         place = places(coloring, total_size(self.parts.outputs))
-        return compute(jnp.asarray(_small(coloring.column_colors)), jnp.asarray(place))
+        return compute(jnp.asarray(small_ints(coloring.column_colors)), jnp.asarray(place))
 
     def _compute(self, consts: Arrays, dynamic: Arrays, tables: dict[str, Any]) -> tuple[Any, Arrays, Arrays]:
         """(entries in CSR order, value, aux)."""
@@ -148,10 +148,10 @@ class JaxCompressed:
                 linear = lambda *t: self._split(dynamic, list(t))[1]
             else:
                 values, aux, linear = self._linearised(g, active, "forward")
-            pieces.append(_products(linear, tables["cols"], ways.coloring.column_passes, self.call_types))
+            pieces.append(colored_products(linear, tables["cols"], ways.coloring.column_passes, self.call_types))
         if ways.coloring.row_colors is not None:
             values, aux, pull = self._linearised(g, active, "reverse")
-            pieces.append(_products(pull, tables["rows"], ways.coloring.row_passes, self.parts.outputs))
+            pieces.append(colored_products(pull, tables["rows"], ways.coloring.row_passes, self.parts.outputs))
         flat = pieces[0] if len(pieces) == 1 else jnp.concatenate(pieces)
         data = flat.at[tables["place"]].get(mode="promise_in_bounds")
         if ways.constant is not None:
@@ -171,24 +171,3 @@ class JaxCompressed:
         run_it = self._compute if call.abstract else self._jitted
         data, values, aux = run_it(consts, dynamic, self.tables)
         return data, lambda matrix: assemble(call, layout, matrix, values, aux)
-
-
-def _small(colors: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    return colors.astype(np.int8) if colors.max(initial=0) < 128 else colors
-
-
-def _products(linear: Linear, colors: Any, count: int, types: Sequence[ArrayType]) -> Any:
-    """The products with the seeds of all colours, [count * size] raveled."""
-
-    def seeds(color: Any) -> Leaves:
-        hot, start, leaves = colors == color, 0, []
-        for t in types:
-            leaves.append(hot[start : start + t.size].astype(t.dtype).reshape(t.shape))
-            start += t.size
-        return leaves
-
-    def product(color: Any) -> Any:
-        results = [r.reshape(-1) for r in linear(*seeds(color))]
-        return results[0] if len(results) == 1 else jnp.concatenate(results)
-
-    return jax.vmap(product)(jnp.arange(count, dtype=colors.dtype)).reshape(-1)

@@ -287,8 +287,10 @@ def total(entries: Any, recipe: Recipe, tables: dict[str, Any]) -> SlogdetResult
     if jnp.finfo(given).bits < 32:  # LAPACK has no factorisation of halves
         entries = entries.astype(jnp.float32)
 
+    padded = jnp.append(entries, 0)  # place -1 is zero
+
     def placed(place: Any) -> Any:
-        return entries.at[place].get(mode="fill", fill_value=0, wrap_negative_indices=False)
+        return padded[jnp.where(place < 0, len(entries), place)]
 
     ones = placed(tables["ones"])
     parts = [(jnp.sign(ones), jnp.log(jnp.abs(ones)))]

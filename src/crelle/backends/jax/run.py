@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.extend import core as jex
 from jax.extend.core.primitives import convert_element_type_p
 
@@ -18,7 +19,17 @@ from crelle._arrays import ArrayType, total_size
 from crelle._request import Request
 from crelle.backends._protocol import Method
 from crelle.backends.jax import fusion
-from crelle.backends.jax.seeds import Leaves, Linear, Part, in_batches, push_all, push_each, unit_seeds
+from crelle.backends.jax.seeds import (
+    Leaves,
+    Linear,
+    Part,
+    colored_products,
+    in_batches,
+    push_all,
+    push_each,
+    small_ints,
+    unit_seeds,
+)
 
 Flat = Callable[..., tuple[Leaves, Leaves]]
 
@@ -184,6 +195,64 @@ def answer(
     grids = [b.split(piece, side) for b, piece in zip(parts, pieces, strict=True)]
     grid = [g[0] for g in grids] if side == "rows" else [[g[i][0] for g in grids] for i in range(len(outer))]
     return kinds.blocks(grid), values, aux
+
+
+def coloured_answer(
+    g: Flat,
+    active: Leaves,
+    inputs: Sequence[ArrayType],
+    planned: Sequence[ArrayType],
+    method: Method,
+    request: Request,
+    by_output: bool,
+    keep: bool = False,
+) -> tuple[Any, Leaves, Leaves]:
+    """As :func:`answer`, by products with sums of unit vectors: their entries are written into zeros."""
+    hessian, ways = request.kind == "hessian", method.ways
+    assert ways is not None
+    coloring = ways.coloring
+    values: Leaves = []
+    aux: Leaves = []
+    pieces: Leaves = []
+    sides: list[tuple[str, Any, Sequence[ArrayType]]] = []
+    if coloring is None:
+        values, aux = g(*active)
+    else:
+        nested = method.base if hessian else "forward"
+        sides = [(nested, coloring.column_colors, inputs), ("reverse", coloring.row_colors, planned)]
+    for mode, colors, seeded in sides:
+        if colors is not None:
+            count = int(colors.max(initial=-1)) + 1
+
+            def linearised(*leaves: Any, mode: str = mode) -> tuple[Leaves, Leaves, Linear]:
+                if hessian:
+                    return linearise_gradient(g, list(leaves), mode, request.holomorphic, looped=True)
+                return linearise(g, list(leaves), mode)
+
+            def program(values: Leaves, linear: Linear, seeded: Sequence[ArrayType] = seeded) -> jex.ClosedJaxpr:
+                return linear_program(linear, seeded)
+
+            values, aux, linear = (
+                fusion.keep_coefficients(linearised, active, program, count) if keep else linearised(*active)
+            )
+            # a constant that XLA cannot see through: it would fold the seeds, and take long for it
+            known = lax.optimization_barrier(jnp.asarray(small_ints(colors)))
+            pieces.append(colored_products(linear, known, count, seeded))
+    outer, outer_leaves = (tuple(inputs), active) if hessian else (tuple(planned), values)
+    m, n = ways.pattern.shape
+    kinds = Kinds(outer_leaves, active, hessian or by_output)
+    dtype = jnp.result_type(*pieces) if pieces else jnp.result_type(*(active if hessian else values))
+    matrix = jnp.zeros(m * n, dtype)
+    if pieces:
+        products = pieces[0] if len(pieces) == 1 else jnp.concatenate(pieces)
+        entries = products.at[jnp.asarray(ways.place)].get(mode="promise_in_bounds")
+        matrix = matrix.at[ways.flat].set(
+            entries, unique_indices=True, indices_are_sorted=True, mode="promise_in_bounds"
+        )
+    matrix = matrix.reshape(m, n)
+    if request.flat:
+        return kinds.matrix(matrix), values, aux
+    return kinds.blocks(Blocks(outer, inputs).split(_columns(matrix, inputs), "rows")), values, aux
 
 
 class Kinds:

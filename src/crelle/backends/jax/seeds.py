@@ -80,6 +80,28 @@ def push_each(linear: Linear, seeded: Sequence[ArrayType], axis: int, chunk: int
     return results
 
 
+def small_ints(colors: Index) -> Index:
+    """Colours as the smallest integers that hold them."""
+    return colors.astype(np.int8) if colors.max(initial=0) < 128 else colors
+
+
+def colored_products(linear: Linear, colors: Any, count: int, types: Sequence[ArrayType]) -> Any:
+    """The products with the seeds of all colours, [count * size] raveled."""
+
+    def seeds(color: Any) -> Leaves:
+        hot, start, leaves = colors == color, 0, []
+        for t in types:
+            leaves.append(hot[start : start + t.size].astype(t.dtype).reshape(t.shape))
+            start += t.size
+        return leaves
+
+    def product(color: Any) -> Any:
+        results = [r.reshape(-1) for r in linear(*seeds(color))]
+        return results[0] if len(results) == 1 else jnp.concatenate(results)
+
+    return jax.vmap(product)(jnp.arange(count, dtype=colors.dtype)).reshape(-1)
+
+
 class Part:
     """The part of a flat m × n matrix that was asked for, cut out batch by batch so that no more is ever kept.
 

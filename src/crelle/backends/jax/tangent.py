@@ -46,8 +46,13 @@ def tangent_program(call: Call, known: bool = False) -> TangentProgram:
     return parts_of(call, known).program
 
 
-def parts_of(call: Call, known: bool = False) -> Parts:
-    """The derivative of f at the types of the call, traced and lowered."""
+def parts_of(call: Call, known: bool = False, lifted: tuple[jex.Jaxpr, list[Any]] | None = None) -> Parts:
+    """The derivative of f at the types of the call, traced and lowered.
+
+    Args:
+        lifted: f as a jaxpr and what it captures: numbers that are not integers are then arguments like others, so that
+            what is found holds for any of them.
+    """
     from crelle.backends.jax.lower import lower
     from crelle.backends.jax.lower.walk import NeedsReverse
 
@@ -71,11 +76,19 @@ def parts_of(call: Call, known: bool = False) -> Parts:
         )
     dynamic = FlatFunction(call, found.layout).dynamic
     closed, active = found.closed, found.layout.active
+    count, loose = len(dynamic), []
+    if lifted is not None:
+        closed = jex.ClosedJaxpr(*lifted)
+        loose = [i for i, c in enumerate(closed.consts) if is_loose(c)]
+        dynamic = [*dynamic, *(closed.consts[i] for i in loose)]
     outputs = tuple(type_of(v) for v in closed.out_avals[: found.layout.result.out_tree.num_leaves])
-    evaluate = jex.jaxpr_as_fun(closed)
 
     def g(*leaves: Any) -> tuple[list[Any], list[Any]]:
-        results = [jax.numpy.asarray(r) for r in evaluate(*leaves)]
+        consts = list(closed.consts)
+        for i, value in zip(loose, leaves[count:], strict=True):
+            consts[i] = value
+        evaluate = jex.jaxpr_as_fun(jex.ClosedJaxpr(closed.jaxpr, consts))
+        results = [jax.numpy.asarray(r) for r in evaluate(*leaves[:count])]
         return results[: len(outputs)], results[len(outputs) :]
 
     hessian = call.request.kind == "hessian"
@@ -123,6 +136,12 @@ def parts_of(call: Call, known: bool = False) -> Parts:
             likely=f"{type(failure).__name__}: {failure}".split("\n")[0],
         )
     ) from failure
+
+
+def is_loose(constant: Any) -> bool:
+    """Whether a captured value may change without f being another function: numbers may, indices and masks may not."""
+    dtype = getattr(constant, "dtype", None) or jax.numpy.result_type(constant)
+    return isinstance(constant, jax.core.Tracer) or jax.numpy.issubdtype(dtype, jax.numpy.inexact)
 
 
 def _columns(of: Any) -> Any:

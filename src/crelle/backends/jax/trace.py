@@ -12,6 +12,7 @@ import numpy as np
 from jax.extend import core as jex
 
 from crelle._arrays import ArrayType, total_size, types_text
+from crelle._compressed import Ways, of_dense
 from crelle._errors import CrelleShapeError, CrelleTypeError, CrelleValueError, describe
 from crelle.backends._protocol import Call, CheckReport, Method, Runner
 from crelle.backends.jax import check, cost, fusion, keys, run
@@ -132,6 +133,7 @@ class JaxTrace:
             self.notes.append(f"traced anew at each call: {rule}, a derivative rule, is code that may change")
         self._active = found.layout.active
         self._jitted: dict[Any, Any] = {}
+        self._relied: list[tuple[int, Any]] = []
         self._verify_complex()
         self.costs: Mapping[str, PassCost] = self._costs(call, found)
 
@@ -266,6 +268,21 @@ class JaxTrace:
             return []
         return [*found.closed.consts, *(keys.literals(found.closed.jaxpr) if self.lifted else ())]
 
+    def ways(self, call: Call) -> Ways | None:
+        """Coloured products, if f can be read; they hold for any numbers that f captures, and for these integers."""
+        from crelle.backends.jax.tangent import is_loose, parts_of
+
+        found = traced(call)
+        if self.eager or self._opaque is not None or self._jaxpr is None or self.request.holomorphic:
+            return None
+        consts = self._consts(found)
+        try:
+            program = parts_of(call, lifted=(self._jaxpr, consts)).program
+        except Exception:  # whatever stands in the way of reading it: the dense modes need none of that
+            return None
+        self._relied = [(i, c) for i, c in enumerate(consts) if not is_loose(c)]
+        return of_dense(program, self.request.kind == "hessian")
+
     def match(self, call: Call) -> Captured | None:
         """What f captured, if f still has the traced jaxpr. Un-jitted calls trace f again: it is cheap."""
         if self.eager:
@@ -293,9 +310,14 @@ class JaxTrace:
     def build(self, method: Method) -> Runner:
         """A runner: compiled once for concrete values, inlined under transformations."""
         compute, jitted = self._compute(method), self._compiled(method)
+        plain: Runner | None = None
 
         def runner(call: Call, captured: Captured) -> Any:
+            nonlocal plain
             layout, consts = captured.layout, captured.consts
+            if method.ways is not None and not all(same_values(consts[i], c) for i, c in self._relied):
+                plain = plain or self.build(method.plain)  # other indices, another pattern
+                return plain(call, captured)
             if call.memo is None and not self.eager:  # a plan that is called: f was not traced again
                 _verify_static(call, layout)
             dynamic = [call.leaves[i] for i in layout.order]
@@ -320,9 +342,8 @@ class JaxTrace:
             flat: FlatFunction | None, consts: Any, dynamic: Any, jaxpr: jex.Jaxpr | None
         ) -> tuple[Any, Any, Any]:
             g, active = self._function(flat, dynamic, consts, jaxpr or self._jaxpr)
-            blocks, values, aux = run.answer(
-                g, active, self.inputs, self.outputs, method, self.request, by_output, keep
-            )
+            way = run.answer if method.ways is None else run.coloured_answer
+            blocks, values, aux = way(g, active, self.inputs, self.outputs, method, self.request, by_output, keep)
             # returned only where it is wanted: XLA fuses worse where a value is shared with the derivative
             # (25 times slower, element-wise, n = 1000, CPU)
             return blocks, (values if self.request.value else []), aux

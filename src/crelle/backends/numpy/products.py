@@ -28,6 +28,12 @@ Array = np.ndarray[Any, np.dtype[Any]]
 ZERO_DTYPE = None
 CASTS = True
 
+
+def compiled(function: Function) -> Function:
+    """As it is: there is no compiler that pays for one call."""
+    return function
+
+
 #: Estimated errors above eps to this power are warned of: four figures of sixteen.
 POOR = 0.25
 

@@ -78,7 +78,7 @@ def lowered(call: Call, known: bool = False) -> Lowering:
                     raise _untraceable(call, f"control flow that depends on values ({type(error).__name__})") from None
                 failure = failure or error
                 continue
-            if not mode.startswith("reverse") and (name := _custom(module, active)):
+            if not mode.startswith("reverse") and (name := custom_operation(module, active)):
                 failure = failure or RuntimeError(f"{name} may have no forward rule, and would silently give zeros")
                 break
             module = graph.optimise(module)
@@ -124,7 +124,7 @@ def _record(
         return programs.traced(one_pass, [*dynamic, *seeds])
 
 
-def _custom(module: fx.GraphModule, active: int) -> str:
+def custom_operation(module: fx.GraphModule, active: int) -> str:
     """An operation that reads what is differentiated and that ``torch.func.jvp`` silently takes for a constant.
 
     Those are operations that are not torch's own, and products of scattered elements.

@@ -25,6 +25,11 @@ ZERO_DTYPE = None
 CASTS = True
 
 
+def compiled(function: Function) -> Function:
+    """As it is: there is no compiler that pays for one call."""
+    return function
+
+
 def jvp(f: Function, primals: tuple[Any, ...], tangents: tuple[Any, ...], has_aux: bool) -> tuple[Any, ...]:
     """``torch.func.jvp``; the transpose of the VJP where an operation has no forward rule, or a wrong one, or zero."""
     function = _Tensors(f, has_aux)

@@ -124,6 +124,15 @@ class Question:
             flat=self.flat, hessian=self.hessian, tape=self.tape, seeds=seeds,
         )  # fmt: skip
 
+    def entries(self, arrays: Sequence[Any], method: Method) -> Any:
+        """(entries by coloured products, values, aux)."""
+        g, active = self.function(arrays)
+        return run.coloured_entries(g, active, self.inputs, self.outputs, method, hessian=self.hessian, tape=self.tape)
+
+    def written(self, entries: Tensor, method: Method) -> Any:
+        """The answer that holds these entries."""
+        return run.written(entries, method, self.inputs, self.outputs, flat=self.flat, hessian=self.hessian)
+
     def seeds(self, method: Method) -> tuple[Sequence[ArrayType], Any, int]:
         """(types of the seeded leaves, flat indices or None, how many)."""
         seeded = self.outputs if method.mode == "reverse" else self.inputs
@@ -195,9 +204,25 @@ def build(
     question: Question, dynamic: Sequence[Tensor], lifted: Sequence[Tensor], method: Method, compiled: bool
 ) -> Program:
     """Trace, lift, clean and compile one method. In chunks, the primal part is a graph of its own, run once."""
+    if method.ways is not None:
+        return _coloured(question, dynamic, lifted, method, compiled)
     if method.chunk is None or method.mode == "forward-over-forward":
         return finish(trace_whole(question, dynamic, method), lifted, len(dynamic), compiled)
     return _chunked(question, dynamic, lifted, method, compiled)
+
+
+def _coloured(
+    question: Question, dynamic: Sequence[Tensor], lifted: Sequence[Tensor], method: Method, compiled: bool
+) -> Program:
+    """The entries are a graph; the matrix of zeros that they are written into is not part of it, nor recorded."""
+    shape: dict[str, Any] = {}
+    module = lift(traced(lambda *arrays: _pack(question.entries(arrays, method), shape), dynamic), lifted, len(dynamic))
+
+    def answer(results: Any) -> Any:
+        entries, values, aux = _unpack(results, shape)
+        return question.written(entries, method), values, aux
+
+    return Program(_compile(module, compiled), answer)
 
 
 def _pack(parts: tuple[Any, list[Any], list[Any]], shape: dict[str, Any]) -> list[Any]:

@@ -380,6 +380,63 @@ def answer(
     return blocks, values.outputs, values.aux
 
 
+def coloured_entries(
+    g: Flat,
+    active: Leaves,
+    inputs: Sequence[ArrayType],
+    outputs: Sequence[ArrayType],
+    method: Method,
+    *,
+    hessian: bool,
+    tape: bool,
+) -> tuple[Tensor, Leaves, Leaves]:
+    """(entries of the pattern, values, aux) by products with sums of unit vectors."""
+    ways, device = method.ways, active[0].device
+    assert ways is not None
+    pieces: Leaves = []
+    found: Values | None = None
+    if (coloring := ways.coloring) is not None:
+        columns = (method.base if hessian else "forward", coloring.column_colors)
+        for mode, colors in (columns, ("reverse", coloring.row_colors)):
+            if colors is not None:
+                found, linear, seeded = linear_map(g, active, inputs, outputs, mode, hessian=hessian, tape=tape)
+                leaves = batch(linear, color_seeds(colors, seeded, device))
+                rows = [leaf.reshape(leaf.shape[0], -1) for leaf in leaves]
+                pieces.append((rows[0] if len(rows) == 1 else torch.cat(rows, 1)).reshape(-1))
+    values, aux = (found.outputs, found.aux) if found is not None else g(*active)
+    if not pieces:
+        return torch.zeros(0, dtype=(active if hessian else values)[0].dtype, device=device), values, aux
+    products = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+    return products[torch.as_tensor(ways.place.astype(np.int64), device=device)], values, aux
+
+
+def written(
+    entries: Tensor,
+    method: Method,
+    inputs: Sequence[ArrayType],
+    outputs: Sequence[ArrayType],
+    *,
+    flat: bool,
+    hessian: bool,
+) -> Any:
+    """Blocks or the flat matrix that holds entries of a pattern, and zeros."""
+    ways = method.ways
+    assert ways is not None
+    m, n = ways.pattern.shape
+    index = torch.as_tensor(ways.flat, device=entries.device)
+    matrix = torch.zeros(m * n, dtype=entries.dtype, device=entries.device).index_put_((index,), entries)
+    parts = list(torch.split(matrix.reshape(m, n), [t.size for t in inputs], 1))
+    return shape_answer(parts, method, inputs, outputs, flat=flat, hessian=hessian)
+
+
+def color_seeds(colors: np.ndarray[Any, Any], types: Sequence[ArrayType], device: Any) -> Leaves:
+    """For every colour the sum of its unit vectors, as leaves [k, *shape]."""
+    count = int(colors.max(initial=-1)) + 1
+    hot = torch.from_numpy(colors[None, :] == np.arange(count)[:, None]).to(device)
+    parts = torch.split(hot, [t.size for t in types], 1)
+    return [p.to(dtype_of(t.dtype)).reshape(count, *t.shape) for p, t in zip(parts, types, strict=True)]
+
+
 def _same_size(outputs: Sequence[ArrayType], expected: int, method: Method) -> None:
     """A function that is run anew may return another number of entries; parts of the matrix are then undefined."""
     selected = method.selected

@@ -10,14 +10,16 @@ import torch
 from torch import Tensor
 
 from crelle._arrays import total_size, types_text
+from crelle._compressed import Ways, of_dense
 from crelle._errors import CrelleError, CrelleTypeError, describe
 from crelle.backends._protocol import Call, CheckReport, Method, Runner
-from crelle.backends.torch import check, cost, guards, modules, programs, run, watch
+from crelle.backends.torch import check, cost, graph, guards, modules, programs, run, watch
 from crelle.backends.torch.flat import FlatFunction
 from crelle.backends.torch.guards import derivatives  # noqa: F401  (declares how a derivative inside f is guarded)
 from crelle.backends.torch.programs import Untraceable
 from crelle.backends.torch.run import type_of
 from crelle.tangent.cost import PassCost
+from crelle.tangent.program import Dependence
 
 _UNITS = {
     "forward": ("JVP", 1),
@@ -52,6 +54,8 @@ class TorchTrace:
         self._guards: Any = None
         self._lifted: list[Tensor] = []
         self._wholes: dict[str, programs.Whole] = {}
+        self._passes: dict[str, torch.fx.GraphModule] = {}  # unbatched, until the plan is made
+        self._relied: list[tuple[int, Tensor, int, Tensor]] = []
         flat = FlatFunction(call)
         self._first: FlatFunction | None = flat
         self._layout, self._active = flat.layout, flat.active
@@ -183,6 +187,7 @@ class TorchTrace:
         program = self._program(flat, dynamic, mode)
         seeds = list(program.graph.find_nodes(op="placeholder"))[len(dynamic) :]
         self.costs[mode] = cost.pass_cost(program.graph, seeds)
+        self._passes[mode] = program
         return program
 
     def _question(self, flat: FlatFunction) -> programs.Question:
@@ -205,7 +210,7 @@ class TorchTrace:
             values, linear, _ = run.linear_map(
                 g, active, self.inputs, self.outputs, mode, hessian=self.hessian, tape=self.tape
             )
-            return linear(*arrays[count:]), values.outputs
+            return [*linear(*arrays[count:]), *values.outputs]
 
         return programs.traced(one_pass, [*dynamic, *seeds])
 
@@ -256,6 +261,35 @@ class TorchTrace:
 
     # -- what the protocol asks for
 
+    def ways(self, call: Call) -> Ways | None:
+        """Coloured products, read off a pass that was recorded for its price: where there is none, little can be saved.
+
+        They hold for any numbers that f captures, and for these integers.
+        """
+        from crelle.backends.torch.linear import custom_operation
+        from crelle.backends.torch.lowering import lower
+
+        passes, self._passes = self._passes, {}
+        for mode in sorted(passes):  # forward first
+            reverse = mode.startswith("reverse") and mode != "reverse-over-forward"
+            module = passes[mode]
+            if mode == "forward-over-forward" or not (reverse or not custom_operation(module, self._active)):
+                continue
+            kinds = [Dependence.VARYING] * self._active + [Dependence.PASSIVE] * (
+                len(self._layout.order) - self._active
+            )
+            loose = {id(t) for t in self._lifted if t.is_floating_point() or t.is_complex()}
+            made = self.inputs if reverse or self.hessian else self.outputs
+            try:
+                found = lower(graph.optimise(module), [None] * len(kinds), kinds, made, reverse, loose)
+                ways = of_dense(found.program, self.hessian)
+            except Exception:  # whatever stands in the way of reading it: the dense modes need none of that
+                return None
+            integers = [(i, t) for i, t in enumerate(self._lifted) if id(t) not in loose]
+            self._relied = [(i, t, t._version, t.detach().clone()) for i, t in integers]
+            return ways
+        return None
+
     def match(self, call: Call) -> Any | None:
         """(flat function, captured tensors as they are now), or None if a guard failed."""
         first, self._first = self._first, None
@@ -277,6 +311,9 @@ class TorchTrace:
             return self._run_eagerly(method)
         if sum(t.size for t in self.inputs) == 0 or sum(t.size for t in self.outputs) == 0:
             return self._run_eagerly(method)
+        return self._replaying(method) if method.ways is None else self._build_coloured(method)
+
+    def _replaying(self, method: Method) -> Runner:
         program: programs.Program | None = None
         if self._first is not None:  # f is still what it was: a plan that is called must not see later changes
             with contextlib.suppress(
@@ -302,6 +339,21 @@ class TorchTrace:
 
         return runner
 
+    def _build_coloured(self, method: Method) -> Runner:
+        """A runner of coloured products, while the integers that they rest on are what they were."""
+        coloured, plain = self._replaying(method), None
+
+        def runner(call: Call, captured: Any) -> Any:
+            nonlocal plain
+            for i, tensor, version, copy in self._relied:
+                now = captured[1][i]
+                if (now is not tensor or now._version != version) and not torch.equal(now, copy):
+                    plain = plain or self.build(method.plain)  # other indices, another pattern
+                    return plain(call, captured)
+            return coloured(call, captured)
+
+        return runner
+
     @torch.inference_mode(False)
     def _build_program(self, flat: FlatFunction, method: Method, lifted: list[Tensor]) -> programs.Program:
         dynamic = run.plain_leaves(flat.dynamic)
@@ -313,6 +365,8 @@ class TorchTrace:
             return programs.build(self._question(flat), dynamic, lifted, method, self.request.compile)
 
     def _run_eagerly(self, method: Method) -> Runner:
+        method = method.plain
+
         def runner(call: Call, captured: Any) -> Any:
             flat = captured[0]
             if flat.call is not call:

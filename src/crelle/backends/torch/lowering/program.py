@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from torch import fx
@@ -18,6 +18,7 @@ def lower(
     kinds: Sequence[Dependence],
     outputs: Sequence[ArrayType],
     transposed: bool = False,
+    loose: Collection[int] = (),
 ) -> Lowering:
     """Walk a graph whose inputs are arrays, and then seeds, and whose first results are products: ``.program`` is its
     tangent program.
@@ -27,6 +28,7 @@ def lower(
         kinds: for each array what depends on it.
         outputs: the types of the products.
         transposed: seeds are cotangents of f's outputs.
+        loose: ids of captured tensors whose values may change.
     """
     program = TangentProgram(transposed=transposed)
     entries: list[Entry] = []
@@ -35,7 +37,7 @@ def lower(
     for node in list(module.graph.find_nodes(op="placeholder"))[len(entries) :]:
         program.inputs.append(program.value(type_of(node.meta["spec"])))
         entries.append(Tangent(program.inputs[-1]))
-    lowering = Lowering(module, program)
+    lowering = Lowering(module, program, loose)
     results = lowering.run(entries)
     program.outputs = [e.value if isinstance(e, Tangent) else None for e in results[: len(outputs)]]
     program.output_types = list(outputs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,9 +76,9 @@ def type_of(spec: Spec) -> ArrayType:
 class Lowering(Builder):
     """Turns the part of an aten graph that depends on seeds into a :class:`TangentProgram`."""
 
-    def __init__(self, module: fx.GraphModule, program: TangentProgram) -> None:
+    def __init__(self, module: fx.GraphModule, program: TangentProgram, loose: Collection[int] = ()) -> None:
         super().__init__(program)
-        self.module = module
+        self.module, self.loose = module, loose
         self.env: dict[fx.Node, Entry] = {}
         self.spans: dict[fx.Node, range] = {}  # of the program's maps: those that an operation became
 
@@ -90,7 +90,8 @@ class Lowering(Builder):
                 self.env[node] = next(inputs)
             elif node.op == "get_attr":
                 tensor = attribute_of(self.module, node)
-                self.env[node] = Primal(Dependence.CONSTANT, _given(tensor))
+                known = id(tensor) not in self.loose
+                self.env[node] = Primal(Dependence.CONSTANT, _given(tensor)) if known else Primal(Dependence.PASSIVE)
             elif node.op == "output":
                 results: Any = node.args[0]
                 return [
