@@ -482,6 +482,25 @@ def test_a_missing_entry_of_a_hessian_is_caught(f, missing):
     assert float(lines[3].rpartition(" ")[2]) == pytest.approx(rosenbrock_hessian(point(10))[missing], rel=1e-2)
 
 
+@pytest.mark.parametrize("f", [rosenbrock, lambda x: rosenbrock(np.abs(x))])
+def test_one_missing_entry_of_a_large_hessian_is_caught(f):
+    """The errors of all entries add up to more than it; directions that do not meet in the pattern see it alone."""
+    n = 600
+    for k in (0, 311, 598):
+        pattern = band(n).tolil()
+        pattern[k, k + 1] = pattern[k + 1, k] = 0
+        with pytest.raises(crelle.CrelleCheckError, match=rf"zero at \[({k}, {k + 1}|{k + 1}, {k})\]"):
+            crelle.hessian(f, format="csr", pattern=pattern)(point(n))
+
+
+@pytest.mark.parametrize("digits", [4, 7, 10])
+def test_noise_in_a_hessian_is_not_taken_for_a_missing_entry(digits):
+    for seed in range(3):
+        f = lambda x: np.round(rosenbrock(np.abs(x)), digits)
+        found = crelle.hessian(f, format="csr", pattern=band(300))(point(300, seed))
+        assert found.nnz == 898
+
+
 def test_without_the_check_nothing_is_compared():
     pattern = band(10).toarray()
     pattern[5, 4] = 0

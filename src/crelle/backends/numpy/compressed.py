@@ -136,13 +136,13 @@ class NumpyCompressed:
         """(product, what it should be, what it may be off, what is wrong with f)."""
         work, found = self._work, self._found
         if isinstance(work, PairEntries):
-            w, v = work.directions(box, self._all)
-            product, uncertain = work.product(found, w, v)
-            slope, error, blame = *second.along(box, w, v), ""
-        else:
-            v, box.keep = work.direction(box)
-            product, uncertain = work.product(found, v, box.keep)
-            slope, error, blame = check.independent(box, v, call.request.holomorphic)
+            pairs = work.directions(box, self._all)
+            found_each = [(*work.product(found, w, v), *second.along(box, w, v)) for w, v in pairs]
+            product, uncertain, slope, error = (np.concatenate(each) for each in zip(*found_each, strict=True))
+            return product, slope, error + uncertain + work.noise(box, found), ""
+        v, box.keep = work.direction(box)
+        product, uncertain = work.product(found, v, box.keep)
+        slope, error, blame = check.independent(box, v, call.request.holomorphic)
         return product, slope, error + uncertain, blame
 
     def _mistake(self, call: Call, box: BlackBox, row: int, report: CheckReport) -> str:
@@ -150,7 +150,7 @@ class NumpyCompressed:
         called = types_text(call.inputs, call.names)
         work = self._work
         if isinstance(work, PairEntries):
-            missing = missing_pair(box, work, self._found)
+            missing = missing_pair(box, work, self._found, *work.directions(box, self._all)[row])
         else:
             row = row if box.keep is None else int(box.keep[row])
             missing = missing_column(box, row, self._all.row(row))

@@ -23,6 +23,9 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 #: Seeds of the random directions of the check.
 SEEDS = (21, 22)
+#: A Hessian is compared along one more pair of directions for so many of its entries, up to a bound: about one in fifty
+#: of the evaluations that it takes.
+PAIRS_PER_TRIAL, MOST_TRIALS = 100, 12
 
 
 @dataclass(slots=True)
@@ -165,15 +168,30 @@ class PairEntries:
                 run.prove_gradient(box, method)
         return Found(entries[self.which], errors[self.which], value)
 
-    def directions(self, box: BlackBox, pattern: SparsityPattern) -> tuple[Array, Array]:
-        """w, v with a wᵀHv that the entries give: random ones where all are known, unit vectors where some are."""
+    def directions(self, box: BlackBox, pattern: SparsityPattern) -> list[tuple[Array, Array]]:
+        """Pairs w, v with a wᵀHv that the entries give.
+
+        Where all entries are known, these are a random pair, and pairs of which no entry of w meets one of v in the
+        pattern: there f(x + a + b) − f(x + a) is f(x + b) − f(x) to rounding, however large H is, unless an entry is
+        missing. Otherwise they are unit vectors of one entry that is known.
+        """
         w, v = random_multiples(box, SEEDS[0]), random_multiples(box, SEEDS[1])
-        lower = int(np.count_nonzero(pattern.rows >= pattern.indices))
-        if len(self.i) == lower:
-            return w, v
-        one = int(np.random.default_rng(SEEDS[0]).integers(len(self.i)))
-        entry = np.arange(box.n)
-        return np.where(entry == self.i[one], w, 0.0), np.where(entry == self.j[one], v, 0.0)
+        rng = np.random.default_rng(SEEDS[0])
+        if len(self.i) < np.count_nonzero(pattern.rows >= pattern.indices):
+            one, entry = int(rng.integers(len(self.i))), np.arange(box.n)
+            return [(np.where(entry == self.i[one], w, 0.0), np.where(entry == self.j[one], v, 0.0))]
+        pairs = [(w, v)]
+        matrix, share = pattern.to_scipy().astype(np.int32), box.n / (box.n + pattern.nnz)
+        for _ in range(min(MOST_TRIALS, len(self.i) // PAIRS_PER_TRIAL)):
+            some = rng.random(box.n) < share
+            pairs.append((np.where(matrix @ some == 0, w, 0.0), np.where(some, v, 0.0)))
+        return pairs
+
+    def noise(self, box: BlackBox, found: Found) -> float:
+        """The largest error of an entry, in units of wᵀHv: what cannot be seen of an entry that is missing."""
+        scale = steps.exact_scales(box)
+        with np.errstate(all="ignore"):
+            return float(np.max(scale[self.i] * scale[self.j] * found.errors[self.first], initial=0.0))
 
     def product(self, found: Found, w: Array, v: Array) -> tuple[Array, Array]:
         """wᵀHv, and what the errors of the entries allow it to be off; each [1]."""

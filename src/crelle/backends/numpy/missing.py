@@ -33,10 +33,9 @@ def missing_column(box: BlackBox, row: int, listed: Array) -> tuple[int, int, fl
     return row, column, _real(slope(np.array([column])) / v[column])
 
 
-def missing_pair(box: BlackBox, work: PairEntries, found: Found) -> tuple[int, int, float] | None:
-    """(i, j, second derivative) where it is not what the entries say; None if none is found."""
-    w, v = random_multiples(box, SEEDS[0]), random_multiples(box, SEEDS[1])
-    every = np.arange(box.n)
+def missing_pair(box: BlackBox, work: PairEntries, found: Found, w: Array, v: Array) -> tuple[int, int, float] | None:
+    """(i, j, second derivative) where wᵀHv is not what the entries say; None if none is found."""
+    rows, every = np.flatnonzero(w), np.flatnonzero(v)
 
     def excess(rows: Array, columns: Array) -> complex:
         left, right = _only(w, rows), _only(v, columns)
@@ -45,10 +44,10 @@ def missing_pair(box: BlackBox, work: PairEntries, found: Found) -> tuple[int, i
         wrong = check.excess(product, true, error + uncertain)[0] > 1
         return complex(true[0] - product[0]) if wrong else 0.0
 
-    i = _bisect(every, lambda rows: excess(rows, every) != 0)
+    i = _bisect(rows, lambda some: excess(some, every) != 0)
     if i is None:
         return None
-    j = _bisect(every, lambda columns: excess(np.array([i]), columns) != 0)
+    j = _bisect(every, lambda some: excess(np.array([i]), some) != 0)
     if j is None or np.any((work.i == max(i, j)) & (work.j == min(i, j))):  # listed, and wrong
         return None
     return i, j, _real(excess(np.array([i]), np.array([j])) / (w[i] * v[j]))
