@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from crelle.interop._ipopt import ipopt_callbacks
+from crelle.interop._lineax import lineax_solver
 from crelle.interop._scipy import scipy_constraint, scipy_fun, scipy_grad, scipy_hess, scipy_jac
 
-__all__ = ["ipopt_callbacks", "scipy_constraint", "scipy_fun", "scipy_grad", "scipy_hess", "scipy_jac"]
+__all__ = ["ipopt_callbacks", "lineax_solver", "scipy_constraint", "scipy_fun", "scipy_grad", "scipy_hess", "scipy_jac"]

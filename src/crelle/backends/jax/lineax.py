@@ -11,6 +11,7 @@ import lineax as lx
 import lineax.internal as lxi
 import numpy as np
 from jax import Array
+from jax.custom_batching import sequential_vmap
 from jax.experimental.sparse.linalg import spsolve
 from jax.flatten_util import ravel_pytree
 
@@ -23,7 +24,7 @@ Csr = tuple[Array, Array, Array]
 State = tuple[Csr, Csr, Any]
 
 
-class ColouredLU(lx.AbstractLinearSolver[State]):
+class ColouredLU(lx.AbstractLinearSolver[State]):  # type: ignore[misc]  # lineax has no types
     """See :func:`crelle.interop.lineax_solver`."""
 
     def init(self, operator: lx.AbstractLinearOperator, options: dict[str, Any]) -> State:
@@ -53,7 +54,7 @@ class ColouredLU(lx.AbstractLinearSolver[State]):
     def compute(self, state: State, vector: Any, options: dict[str, Any]) -> tuple[Any, lx.RESULTS, dict[str, Any]]:
         """A⁻¹ b for a matrix A, in trees of arrays."""
         (values, indices, indptr), _, packed = state
-        found = spsolve(values, indices, indptr, lxi.ravel_vector(vector, packed).astype(values.dtype))
+        found = _solved(values, indices, indptr, lxi.ravel_vector(vector, packed).astype(values.dtype))
         return lxi.unravel_solution(found, packed), lx.RESULTS.successful, {}
 
     def transpose(self, state: State, options: dict[str, Any]) -> tuple[State, dict[str, Any]]:
@@ -69,6 +70,12 @@ class ColouredLU(lx.AbstractLinearSolver[State]):
     def assume_full_rank(self) -> bool:
         """The matrix is taken to be regular."""
         return True
+
+
+@sequential_vmap  # type: ignore[untyped-decorator]
+def _solved(values: Array, indices: Array, indptr: Array, vector: Array) -> Array:
+    """The solution of one system; of a batch of them, one after the other, since ``spsolve`` has no rule for it."""
+    return spsolve(values, indices, indptr, vector)  # type: ignore[no-any-return]
 
 
 def _pointers(rows: Any, count: int) -> Array:
