@@ -5,6 +5,9 @@ import pytest
 import torch
 
 import crelle
+from crelle.backends.torch import compressed
+from crelle.backends.torch.lowering import unknown, windows
+from crelle.tangent.program import Dependence
 
 F64 = torch.float64
 N = 24
@@ -114,3 +117,183 @@ def test_a_function_that_cannot_be_recorded_is_refused():
 def test_a_given_pattern_that_misses_entries_is_caught():
     with pytest.raises(crelle.CrelleCheckError, match="the sparse result is wrong"):
         crelle.jacobian(burgers, format="csr", pattern=np.eye(N))(point())
+
+
+# -- the part that is the same for every input
+
+
+def brusselator(w):
+    """Two fields on a periodic grid (Hairer & Wanner, Solving Ordinary Differential Equations II, 1996, IV.10)."""
+    u, v = w
+    around = lambda z: sum(torch.roll(z, k, a) for k in (1, -1) for a in (0, 1)) - 4 * z
+    return torch.stack([1 + u * u * v - 4 * u + 0.3 * around(u), 3 * u - u * u * v + 0.3 * around(v)])
+
+
+def grid(m=8):
+    return torch.rand(2, m, m, dtype=F64, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def passes(monkeypatch):
+    """How many products each recorded program runs."""
+    found = []
+    before = compressed._seeds
+
+    def seeds(colors, count, *rest):
+        found.append(count)
+        return before(colors, count, *rest)
+
+    monkeypatch.setattr(compressed, "_seeds", seeds)
+    return found
+
+
+def test_only_what_varies_is_run(passes):
+    J = crelle.jacobian(lambda w: brusselator(w), format="csr")
+    for at in (grid(), 2 * grid()):
+        dense = torch.func.jacrev(brusselator)(at).reshape(128, 128)
+        np.testing.assert_allclose(J(at).toarray(), dense, rtol=1e-12, atol=1e-12)
+    plan = J.plan(grid())
+    assert plan.passes == 2
+    (note,) = plan.notes
+    assert note.startswith("67 % of the entries are the same for every input: computed once, with ")
+    assert passes == [2, int(note.split()[-2])]
+
+
+def test_all_of_it_is_run_where_that_takes_as_many():
+    J = crelle.jacobian(lambda x: torch.sin(x) * torch.roll(x, 1) + torch.roll(x, 1), format="csr")
+    plan = J.plan(point())
+    assert plan.passes == 2 and not any("same for every input" in note for note in plan.notes)
+
+
+@pytest.mark.parametrize("format", ["csr", "csc", "coo"])
+def test_a_linear_function_is_not_run_again(format, passes):
+    A = torch.tril(torch.ones(N, N, dtype=F64), 1).triu(-1)
+    J = crelle.jacobian(lambda x: A @ x + 2, format=format, value=True)
+    for at in (point(), 3 * point()):
+        value, found = J(at)
+        np.testing.assert_array_equal(found.toarray(), A)
+        torch.testing.assert_close(value, A @ at + 2)
+        found.data[:] = 0  # what is kept is not what was handed out
+    assert J.plan(point()).passes == 0
+    assert passes == [3]
+
+
+def test_what_varies_keeps_its_digits_beside_large_constants():
+    """Both go through the one product that is run: J v - C v would be off by 1e-4."""
+    J = crelle.jacobian(lambda x: x**2 + 1e12 * (torch.roll(x, 1) + torch.roll(x, -1)), format="csr")
+    for at in (point(), 1e-3 * point()):
+        np.testing.assert_allclose(J(at).diagonal(), 2 * at, rtol=1e-14)
+        np.testing.assert_allclose(J(at).toarray()[0, [1, N - 1]], 1e12, rtol=1e-14)
+    assert J.plan(point()).passes == 1
+
+
+def test_hessians_by_parts():
+    far = lambda x: sum((x * torch.roll(x, k)).sum() for k in (2, 5, 9))
+    f = lambda x: (x**4).sum() + (x * torch.roll(x, 1)).square().sum() + far(x)
+    H = crelle.hessian(f, format="csr")
+    for at in (point(), 2 * point()):
+        np.testing.assert_allclose(H(at).toarray(), torch.func.hessian(f)(at), rtol=1e-12, atol=1e-12)
+    plan = H.plan(point())
+    assert plan.passes == 3 and "are the same for every input" in plan.notes[0]
+
+
+def test_a_part_that_is_not_symmetric_is_not_kept(monkeypatch):
+    """An entry of a Hessian may be read from its mirror image; two parts of it then have to be, both or neither."""
+
+    def by_image(low, node, rank):
+        found = windows.by_image(low, node, rank)
+        return low.scaled(found, Dependence.VARYING) if "backward" in str(node.target) else found
+
+    monkeypatch.setattr(unknown, "by_image", by_image)
+
+    def f(x):
+        y = torch.nn.functional.avg_pool2d(x[None, None], (3, 1), 1, (1, 0))[0, 0]
+        return (
+            (y * torch.roll(x, 5, 0)).sum() + (x**3).sum() + sum((x * torch.roll(x, k, 0)).sum() for k in (12, 15, 18))
+        )
+
+    at = torch.rand(40, 2, dtype=F64)
+    H = crelle.hessian(f, format="csr", check=False)
+    assert "are the same for every input" in H.plan(at).notes[0]
+    dense = torch.func.hessian(f)(at).reshape(80, 80)
+    np.testing.assert_allclose(H(at).toarray(), dense, rtol=1e-12, atol=1e-12)
+    assert H.plan(at).notes == ("what is the same for every input is run with the rest: it is not symmetric",)
+
+
+def test_derivatives_of_what_varies():
+    x = grid().requires_grad_()
+    weights = torch.rand(2, 8, 8, 2, 8, 8, dtype=F64)
+    found = crelle.jacobian(brusselator, format="sparse")(x).to_dense()
+    (slope,) = torch.autograd.grad((found.reshape(weights.shape) * weights).sum(), x)
+    y = grid().requires_grad_()
+    (dense,) = torch.autograd.grad((torch.func.jacrev(brusselator)(y) * weights).sum(), y)
+    torch.testing.assert_close(slope, dense, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_derivatives_by_what_f_captures(late):
+    """What f captures is a constant of the pattern, and not of derivatives of the result."""
+    k = torch.tensor(0.3, dtype=F64, requires_grad=not late)
+    f = lambda x: x**2 + k * (torch.roll(x, 1) - 2 * x + torch.roll(x, -1))
+    J = crelle.jacobian(f, format="triplets")
+    assert J.plan(point()).passes == (1 if late else 3)
+    J(point())
+    k.requires_grad_()
+    _, _, data = J(point())
+    (slope,) = torch.autograd.grad((data**2).sum(), k)
+    (dense,) = torch.autograd.grad((torch.func.jacrev(f)(point()) ** 2).sum(), k)
+    torch.testing.assert_close(slope, dense, rtol=1e-10, atol=1e-10)
+
+
+def test_what_f_captures_may_change():
+    k = torch.tensor(0.3, dtype=F64)
+    J = crelle.jacobian(lambda x: x**2 + k * (torch.roll(x, 1) + torch.roll(x, -1)), format="csr")
+    for value in (0.3, 5.0):
+        k.fill_(value)
+        np.testing.assert_allclose(J(point()).toarray()[0, [1, N - 1]], value, rtol=1e-14)
+
+
+def test_other_arguments_are_run_anew():
+    J = crelle.jacobian(lambda x, c: c * torch.roll(x, 1) + 3 * torch.roll(x, 2) + x, format="csr")
+    for c in (1.0, 4.0):
+        dense = 3 * np.eye(N)[np.arange(N) - 2] + c * np.eye(N)[np.arange(N) - 1] + np.eye(N)
+        np.testing.assert_allclose(J(point(), torch.tensor(c, dtype=F64)).toarray(), dense, rtol=1e-14)
+    assert J.plan(point(), torch.tensor(1.0, dtype=F64)).passes == 1
+
+
+def test_value_and_aux_come_along_with_parts():
+    f = lambda w, c: (brusselator(w) * c, {"n": w.sum()})
+    (value, aux), J = crelle.jacobian(f, has_aux=True, value=True, format="csr")(grid(), 2.0)
+    torch.testing.assert_close(value, 2 * brusselator(grid()))
+    torch.testing.assert_close(aux["n"], grid().sum())
+    dense = 2 * torch.func.jacrev(brusselator)(grid()).reshape(128, 128)
+    np.testing.assert_allclose(J.toarray(), dense, rtol=1e-12, atol=1e-12)
+
+
+def test_a_part_of_the_matrix_by_parts():
+    J = crelle.jacobian(brusselator, format="diagonal")
+    dense = torch.func.jacrev(brusselator)(grid()).reshape(128, 128)
+    torch.testing.assert_close(J(grid()), dense.diagonal(), rtol=1e-12, atol=1e-12)
+
+
+def test_what_cannot_be_recorded_in_parts_is_run_whole(monkeypatch):
+    before = compressed.run.batch
+
+    def refuses(linear, seeds):
+        if "_record_parts" in linear.__qualname__:
+            raise NotImplementedError("no batching rule")
+        return before(linear, seeds)
+
+    monkeypatch.setattr(compressed.run, "batch", refuses)
+    J = crelle.jacobian(lambda w: brusselator(w), format="csr")
+    dense = torch.func.jacrev(brusselator)(grid()).reshape(128, 128)
+    np.testing.assert_allclose(J(grid()).toarray(), dense, rtol=1e-12, atol=1e-12)
+    said = "what is the same for every input is run with the rest: it could not be recorded (NotImplementedError)"
+    assert J.plan(grid()).notes == (said,)
+    assert J.plan(grid()).passes > 2
+
+
+def test_what_cannot_be_split_is_run_whole():
+    f = lambda x: torch.nn.functional.conv1d(x.reshape(1, 2, N // 2), x[:4].reshape(1, 2, 2), x[:1]).reshape(-1)
+    dense = torch.func.jacrev(f)(point())
+    np.testing.assert_allclose(crelle.jacobian(f, format="csr")(point()).toarray(), dense, rtol=1e-12, atol=1e-12)

@@ -115,19 +115,17 @@ class TorchCompressed:
         if self.parts is not None and self.ways.constant is not None:
             try:
                 return self._record_parts(flat, lifted, self.parts, self.ways.constant)
-            except CrelleError:
-                raise
-            except Exception as error:  # any operation of torch may refuse to be batched once more
-                self._run_all(self.ways.constant, type(error).__name__)
+            except CannotSplit as why:
+                self._run_all(self.ways.constant, str(why))
         return self._record_whole(flat, lifted)
 
     def _run_all(self, coloring: Coloring, why: str) -> None:
-        """From now on all of the matrix is run anew, with the products that would have been run once."""
+        """From now on all of the matrix is run at each point, with the products that would have been run once."""
         place = places(coloring, total_size(self.outputs))
         every = np.ones_like(self.ways.varies)
         self.ways = replace(self.ways, coloring=coloring, place=place, constant=None, varies=every)
         self.parts = None
-        self.notes = (*self.notes, f"the part that is the same for every input could not be recorded ({why})")
+        self.notes = (*self.notes, f"what is the same for every input is run with the rest: {why}")
 
     def _record_whole(self, flat: FlatFunction, lifted: list[Tensor]) -> Program:
         dynamic = run.plain_leaves(flat.dynamic)
@@ -196,11 +194,20 @@ class TorchCompressed:
             return _joined(run.batch(linear, list(arrays[count:]))), values, aux
 
         entries = torch.from_numpy(places(once, total_size(self.outputs)).astype(np.int64)).to(device)
-        run_constant = _replayed(constant, dynamic, lifted, self._column_seeds(once, device))
         seeds = [] if ways.coloring is None else self._column_seeds(ways.coloring, device)
-        run_varying = _replayed(varying, dynamic, lifted, seeds)
-        at = torch.from_numpy(np.flatnonzero(ways.varies)).to(device)
-        place = torch.from_numpy(ways.place[ways.varies].astype(np.int64)).to(device)
+        try:
+            symmetric = not self.hessian or _is_symmetric(lambda *s: one_constant(*dynamic, *s), self.inputs, device)
+            run_constant = _replayed(constant, dynamic, lifted, self._column_seeds(once, device))
+            run_varying = _replayed(varying, dynamic, lifted, seeds)
+        except CrelleError:
+            raise
+        except Exception as error:  # any operation of torch may refuse to be batched, or transposed, once more
+            raise CannotSplit(f"it could not be recorded ({type(error).__name__})") from None
+        if not symmetric:  # an entry may be read from its mirror image: of both parts, or of none
+            raise CannotSplit("it is not symmetric")
+        varies = ways.varies if ways.coloring is not None else np.zeros(0, bool)
+        at = torch.from_numpy(np.flatnonzero(varies)).to(device)
+        place = torch.from_numpy(ways.place[varies].astype(np.int64)).to(device)
         with torch.no_grad():
             known = run_constant(dynamic, lifted)[0][entries]
             known_at = known[at]
@@ -243,6 +250,22 @@ def _replayed(
         return products, rest[: counts["values"]], rest[counts["values"] :]
 
     return replayed
+
+
+def _is_symmetric(linear: Callable[..., Sequence[Tensor]], types: Sequence[ArrayType], device: torch.device) -> bool:
+    """Whether C v = Cᵀ v for some random v, each element to the rounding of its row."""
+    draw, dtypes = torch.Generator().manual_seed(0), [run.dtype_of(t.dtype) for t in types]
+    many = [torch.randn(8, *t.shape, generator=draw).to(device, dtype) for t, dtype in zip(types, dtypes, strict=True)]
+    zeros = [torch.zeros(t.shape, dtype=dtype, device=device) for t, dtype in zip(types, dtypes, strict=True)]
+    _, pull = run.vjp(lambda *v: tuple(linear(*v)), *zeros)
+    flat = [
+        torch.cat([leaf.reshape(8, -1) for leaf in leaves], 1)
+        for leaves in (run.batch(lambda *v: list(linear(*v)), many), run.batch(lambda *v: list(pull(v)), many))
+    ]
+    forward, back = flat[0], flat[1].conj()
+    scale = (forward.abs().square() + back.abs().square()).mean(0).sqrt()
+    tolerance = 1e3 * max(torch.finfo(dtype).eps for dtype in dtypes)
+    return bool(((forward - back).abs() <= tolerance * scale).all())
 
 
 def _joined(leaves: Sequence[Tensor]) -> Tensor:

@@ -19,7 +19,17 @@ from crelle._arrays import ArrayType
 from crelle.backends.torch.codegen import attribute_of
 from crelle.backends.torch.lowering.pointwise import each_element
 from crelle.backends.torch.lowering.walk import Lowering, Several, Tangent, name_of
-from crelle.backends.torch.rewrite.values import Spec, aten, call, graph_module, is_effect, map_nodes, packets
+from crelle.backends.torch.rewrite.values import (
+    Spec,
+    aten,
+    call,
+    graph_module,
+    is_effect,
+    is_random,
+    map_nodes,
+    packets,
+    writes,
+)
 from crelle.backends.torch.run import dtype_of
 from crelle.tangent.program import Dependence
 
@@ -81,6 +91,7 @@ class _Splitter:
         self.values: dict[fx.Node, fx.Node] = {}
         self.pairs: dict[fx.Node, _Pair] = {}
         self.attributes: dict[str, Any] = {}
+        self._checks: list[fx.Node] = []
         self._numbers: set[fx.Node] = set()
         self._wholes: dict[fx.Node, fx.Node | None] = {}
         self._applied: dict[tuple[fx.Node, str], fx.Node | None] = {}
@@ -91,8 +102,8 @@ class _Splitter:
                 results: Any = node.args[0]
                 types = self.low.program.output_types
                 pairs = [self.pairs.get(r, _Pair()) for r in results[: len(types)]]
-                constant = self._only([p.constant for p in pairs], types)
-                return Parts(constant, self._only([p.varying for p in pairs], types))
+                constant = self._only([p.constant for p in pairs], types, ())
+                return Parts(constant, self._only([p.varying for p in pairs], types, self._checks))
             entry = self.low.env[node]
             if node.op == "placeholder":
                 made = self.graph.node_copy(node)
@@ -103,7 +114,7 @@ class _Splitter:
             elif node.op == "get_attr":
                 self.attributes[str(node.target)] = attribute_of(self.low.module, node)
                 self.values[node] = self.graph.node_copy(node)
-            elif is_effect(node.target):
+            elif writes(node.target) or is_random(node.target):
                 raise CannotSplit(f"{name_of(node)} writes or draws random numbers")
             elif isinstance(entry, Tangent):
                 self.pairs[node] = self._tangent(node, entry)
@@ -111,6 +122,8 @@ class _Splitter:
                 if any(n not in self.values for n in node.all_input_nodes):
                     raise CannotSplit(f"{name_of(node)} makes a value of a tangent")
                 self.values[node] = self.graph.node_copy(node, self.values.__getitem__)
+                if is_effect(node.target):  # it raises where a matrix is singular
+                    self._checks.append(self.values[node])
         raise AssertionError("a graph without output")
 
     def _tangent(self, node: fx.Node, entry: Tangent) -> _Pair:
@@ -253,9 +266,11 @@ class _Splitter:
 
     # -- results
 
-    def _only(self, results: Sequence[fx.Node | None], types: Sequence[ArrayType]) -> fx.GraphModule:
-        """A graph of all inputs and these results; ``None`` gives zeros."""
-        wanted = {r for r in results if r is not None}
+    def _only(
+        self, results: Sequence[fx.Node | None], types: Sequence[ArrayType], checks: Sequence[fx.Node]
+    ) -> fx.GraphModule:
+        """A graph of all inputs, these checks and these results; ``None`` gives zeros."""
+        wanted = {r for r in (*results, *checks) if r is not None}
         for node in reversed(self.graph.nodes):
             if node in wanted:
                 wanted.update(node.all_input_nodes)

@@ -249,7 +249,6 @@ def by_image(low: Lowering, node: fx.Node, rank: int) -> Any:
     value, shape, out = low.tangent(source), low.shape(source), low.spec(node).shape
     assert value is not None
     size = int(np.prod(shape[-rank:], dtype=np.int64))
-    others = [n for n in node.all_input_nodes if n is not source]
     if size > _PROBE:
         return _dense_images(low, value, rank, out)
     basis = torch.eye(size, dtype=torch.float64).reshape((size, 1, *shape[-rank:]))
@@ -274,7 +273,7 @@ def by_image(low: Lowering, node: fx.Node, rank: int) -> Any:
     pattern = csr(found.reshape(size, -1).ne(0).numpy().T)
     lead = shape[:-rank]
     return low.emit(
-        Contract, [value], type_of(low.spec(node)), pattern=pattern, dependence=low.kind(*others),
+        Contract, [value], type_of(low.spec(node)), pattern=pattern, dependence=Dependence.CONSTANT,
         into=lambda a: a.reshape(-1, size).T, out=lambda a: a.T.reshape((*lead, *out[-rank:])),
     )  # fmt: skip
 
