@@ -83,10 +83,12 @@ class Forward(Protocol):
     """What ``backends/<name>/laplacian.py`` offers as ``ForwardLaplacian``.
 
     Attributes:
+        colors: the seed that each input belongs to; -1 for none.
         seeds, chunk: how many tangents, and how many at a time.
         price, products: the cost of a whole run, and of the products that it stands for.
     """
 
+    colors: Any
     seeds: int
     chunk: int | None
     price: PassCost
@@ -218,8 +220,9 @@ class Laplacian(Reduced):
         except ModuleNotFoundError:
             return _Way(None, f"not offered for {call.backend.name}", False)
         colors = np.full(ways.pattern.shape[1], -1)
-        wanted = ways.pattern.indices
-        colors[wanted] = coloring.column_colors[wanted]
+        wanted, found = ways.pattern.indices, coloring.column_colors
+        assert found is not None
+        colors[wanted] = found[wanted]
         device = call.inputs[0].device
         available = call.backend.available_memory(device)
         memory = None if available is None else int(available * DEFAULT_SHARE)
@@ -240,7 +243,7 @@ class Laplacian(Reduced):
         """
         rng, forward = np.random.default_rng(0), way.forward
         assert forward is not None
-        colors = forward.colors  # type: ignore[attr-defined]
+        colors = forward.colors
         color = int(rng.integers(forward.seeds))
         vector = np.where(colors == color, rng.choice((-1.0, 1.0), len(colors)), 0.0)
         try:
