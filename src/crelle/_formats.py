@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -27,34 +28,44 @@ class Format:
     ) -> None:  # fmt: skip
         self.name, self.pattern, self.inputs, self.outputs, self.text = name, pattern, inputs, outputs, text
         self.part = part
+        self._make: Callable[[Any], Any] | None = None
 
     def __call__(self, backend: Backend, data: Any) -> Any:
         """The result; differentiable, and inside of transformations, where it stays in the framework."""
-        if self.name == "sparse":
-            return backend.sparse(self.pattern, data)
         if self.name == "triplets":
             return self.pattern.rows, self.pattern.indices, data
         if self.name in ("csr", "csc", "coo"):
             return self._on_host(backend.to_host(data))
-        return backend.placed(data, self.place)
+        if self._make is None:
+            self._make = backend.sparse(self.pattern) if self.name == "sparse" else backend.placer(self.place)
+        return self._make(data)
 
     def _on_host(self, data: Any) -> Any:
         import scipy.sparse as sp
 
         pattern = self.pattern
-        if self.name == "csr":
-            return sp.csr_array((data, pattern.indices, pattern.indptr), shape=pattern.shape)
         if self.name == "coo":
             return sp.coo_array((data, (pattern.rows, pattern.indices)), shape=pattern.shape)
-        order, indptr, rows = self._by_column
-        return sp.csc_array((data[order], rows, indptr), shape=pattern.shape)
+        empty, order = self._template
+        kind: Any = type(empty)
+        made = kind(empty)  # shares the indices, which are not looked at again
+        made.data = data if order is None else data[order]
+        made.has_canonical_format = made.has_sorted_indices = True
+        return made
 
     @cached_property
-    def _by_column(self) -> tuple[Any, Any, Any]:
-        """(order of the entries, row pointers, rows) by columns."""
-        order = np.argsort(self.pattern.indices, kind="stable")
-        counts = np.bincount(self.pattern.indices, minlength=self.pattern.shape[1])
-        return order, np.append(0, np.cumsum(counts)), self.pattern.rows[order]
+    def _template(self) -> tuple[Any, Any]:
+        """A SciPy array with these indices, and the order of its entries."""
+        import scipy.sparse as sp
+
+        pattern = self.pattern
+        nothing = np.zeros(pattern.nnz)
+        if self.name == "csr":
+            return sp.csr_array((nothing, pattern.indices, pattern.indptr), shape=pattern.shape), None
+        order = np.argsort(pattern.indices, kind="stable")
+        counts = np.bincount(pattern.indices, minlength=pattern.shape[1])
+        indptr = np.append(0, np.cumsum(counts)).astype(pattern.indptr.dtype)
+        return sp.csc_array((nothing, pattern.rows[order], indptr), shape=pattern.shape), order
 
     @cached_property
     def place(self) -> Any:

@@ -250,12 +250,12 @@ class Backend(Protocol):
         """What computes the entries of a sparse matrix; with the user's pattern, if there is one."""
         ...
 
-    def sparse(self, pattern: SparsityPattern, data: Any) -> Any:
-        """The framework's own sparse array from entries in CSR order."""
+    def sparse(self, pattern: SparsityPattern) -> Callable[[Any], Any]:
+        """What makes the framework's own sparse array of entries in CSR order."""
         ...
 
-    def placed(self, data: Any, place: Any) -> Any:
-        """``data[place]``, zero where place is -1."""
+    def placer(self, place: Any) -> Callable[[Any], Any]:
+        """What makes ``data[place]`` of entries, zero where place is -1."""
         ...
 
     def array_like(self, leaf: Any, values: Any) -> Any:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from crelle._arrays import ArrayType
+from crelle._reorder import Reorder
 from crelle.backends._host import free_host_memory
 from crelle.backends._protocol import Adapted, Call, Compressed
 from crelle.backends.jax.flat import is_dynamic
@@ -97,16 +98,24 @@ class JaxBackend:
 
         return JaxCompressed(call, given)
 
-    def sparse(self, pattern: SparsityPattern, data: Any) -> Any:
-        """A BCOO array, sorted and without duplicates."""
+    def sparse(self, pattern: SparsityPattern) -> Callable[[Any], Any]:
+        """Makes BCOO arrays, sorted and without duplicates. They share their indices."""
         from jax.experimental.sparse import BCOO
 
-        indices = np.stack([pattern.rows, pattern.indices], 1)
-        return BCOO((data, jnp.asarray(indices)), shape=pattern.shape, indices_sorted=True, unique_indices=True)
+        with jax.ensure_compile_time_eval():
+            indices = jnp.asarray(np.stack([pattern.rows, pattern.indices], 1))
+        known: Any = {"shape": pattern.shape, "indices_sorted": True, "unique_indices": True}
+        return lambda data: BCOO((data, indices), **known)
 
-    def placed(self, data: Any, place: Any) -> Any:
-        """``data[place]``, zero where place is -1."""
-        return jnp.asarray(data).at[place].get(mode="fill", fill_value=0, wrap_negative_indices=False)
+    def placer(self, place: Any) -> Callable[[Any], Any]:
+        """Makes ``data[place]``, zero where place is -1; by reshapes where they are enough."""
+        reorder = Reorder.of(place)
+        if reorder is not None:
+            return jax.jit(lambda data: reorder(data).reshape(place.shape))
+        with jax.ensure_compile_time_eval():
+            table = jnp.asarray(place)
+        take = jax.jit(lambda data, table: data.at[table].get(mode="fill", fill_value=0, wrap_negative_indices=False))
+        return lambda data: take(data, table)
 
     def array_like(self, leaf: Any, values: Any) -> Any:
         """An array with the dtype of a leaf."""

@@ -16,6 +16,7 @@ from jax.extend import core as jex
 from crelle._arrays import total_size
 from crelle._compressed import Ways, choose, places
 from crelle._patterns import given_pattern
+from crelle._reorder import Reorder
 from crelle.backends._protocol import Call
 from crelle.backends.jax import run
 from crelle.backends.jax.flat import FlatFunction, Layout, assemble
@@ -52,6 +53,7 @@ class JaxCompressed:
         self.wants_value = call.request.value
         self.hessian, self.holomorphic = call.request.kind == "hessian", call.request.holomorphic
         self.ways: Ways = choose(call, self.parts.program, self._splits(), given)
+        self.reorder = None if self.ways.coloring is None else Reorder.of(self.ways.place)
         self._jitted = jax.jit(lambda consts, dynamic, tables: self._compute(consts, dynamic, tables))
         self._constant: Any = None
         self.tables = self._tables()
@@ -103,7 +105,8 @@ class JaxCompressed:
         ways = self.ways
         tables: dict[str, Any] = {}
         if ways.coloring is not None:
-            tables["place"] = jnp.asarray(ways.place)
+            if self.reorder is None:
+                tables["place"] = jnp.asarray(ways.place)
             for side, colors in (("cols", ways.coloring.column_colors), ("rows", ways.coloring.row_colors)):
                 if colors is not None:
                     tables[side] = jnp.asarray(small_ints(colors))
@@ -153,7 +156,10 @@ class JaxCompressed:
             values, aux, pull = self._linearised(g, active, "reverse")
             pieces.append(colored_products(pull, tables["rows"], ways.coloring.row_passes, self.parts.outputs))
         flat = pieces[0] if len(pieces) == 1 else jnp.concatenate(pieces)
-        data = flat.at[tables["place"]].get(mode="promise_in_bounds")
+        if self.reorder is not None:
+            data = self.reorder(flat)
+        else:
+            data = flat.at[tables["place"]].get(mode="promise_in_bounds")
         if ways.constant is not None:
             data = tables["constant"] + jnp.where(tables["varies"], data, 0)
         return data, values if self.wants_value else [], aux

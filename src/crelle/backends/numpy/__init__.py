@@ -103,15 +103,15 @@ class NumpyBackend:
 
         return NumpyCompressed(call, given)
 
-    def sparse(self, pattern: SparsityPattern, data: Any) -> Any:
-        """A SciPy ``csr_array``."""
+    def sparse(self, pattern: SparsityPattern) -> Callable[[Any], Any]:
+        """Makes SciPy ``csr_array``."""
         import scipy.sparse as sp
 
-        return sp.csr_array((data, pattern.indices, pattern.indptr), shape=pattern.shape)
+        return lambda data: sp.csr_array((data, pattern.indices, pattern.indptr), shape=pattern.shape)
 
-    def placed(self, data: Any, place: Any) -> Any:
-        """``data[place]``, zero where place is -1."""
-        return np.where(place >= 0, np.append(data, 0)[place], 0)
+    def placer(self, place: Any) -> Callable[[Any], Any]:
+        """Makes ``data[place]``, zero where place is -1."""
+        return lambda data: np.where(place >= 0, np.append(data, 0)[place], 0)
 
     def array_like(self, leaf: Any, values: Any) -> Any:
         """An array with the dtype of a leaf."""

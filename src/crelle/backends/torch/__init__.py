@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree  # private, but what torch.func itself takes its trees by
 
 from crelle._arrays import ArrayType
+from crelle._reorder import Reorder
 from crelle._request import Request
 from crelle.backends._host import free_host_memory
 from crelle.backends._protocol import Adapted, Call, Compressed
 from crelle.backends.torch import modules
-from crelle.backends.torch.run import type_of
+from crelle.backends.torch.run import permuted, type_of
 from crelle.backends.torch.trace import TorchTrace
 from crelle.backends.torch.watch import is_tracing
 from crelle.pattern import SparsityPattern
@@ -107,19 +108,34 @@ class TorchBackend:
 
         return TorchCompressed(call, given)
 
-    def sparse(self, pattern: SparsityPattern, data: Any) -> Any:
-        """A sparse CSR tensor."""
-        indptr, indices = (torch.from_numpy(np.array(a)).to(data.device) for a in (pattern.indptr, pattern.indices))
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
-            return torch.sparse_csr_tensor(indptr, indices, data, size=pattern.shape, check_invariants=False)
+    def sparse(self, pattern: SparsityPattern) -> Callable[[Any], Any]:
+        """Makes sparse CSR tensors. They share their indices."""
+        indptr, indices = (torch.from_numpy(np.array(a)) for a in (pattern.indptr, pattern.indices))
 
-    def placed(self, data: Any, place: Any) -> Any:
-        """``data[place]``, zero where place is -1."""
-        where = torch.from_numpy(np.array(place, np.int64)).to(data.device)
-        if not data.numel():
-            return data.new_zeros(where.shape)
-        return torch.where(where >= 0, data[where.clamp(min=0)], data.new_zeros(()))
+        def make(data: Any) -> Any:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
+                return torch.sparse_csr_tensor(
+                    indptr.to(data.device), indices.to(data.device), data, size=pattern.shape, check_invariants=False
+                )
+
+        return make
+
+    def placer(self, place: Any) -> Callable[[Any], Any]:
+        """Makes ``data[place]``, zero where place is -1; by reshapes where they are enough."""
+        if (reorder := Reorder.of(place)) is not None:
+            return lambda data: permuted(reorder, data).reshape(place.shape)
+        where = torch.from_numpy(np.array(place, np.int64))
+        known, inside = where.clamp(min=0), where >= 0
+        full = bool(inside.all())
+
+        def make(data: Any) -> Any:
+            if not data.numel():
+                return data.new_zeros(where.shape)
+            found = data[known.to(data.device)]
+            return found if full else torch.where(inside.to(data.device), found, data.new_zeros(()))
+
+        return make
 
     def array_like(self, leaf: Any, values: Any) -> Any:
         """A tensor with the dtype and device of a leaf."""

@@ -17,6 +17,7 @@ from torch.func import grad, vmap
 
 from crelle._arrays import ArrayType, total_size
 from crelle._errors import CrelleShapeError, describe
+from crelle._reorder import Reorder
 from crelle.backends._protocol import Method
 
 # typed as if has_aux= did not exist
@@ -407,7 +408,7 @@ def coloured_entries(
     if not pieces:
         return torch.zeros(0, dtype=(active if hessian else values)[0].dtype, device=device), values, aux
     products = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
-    return products[torch.as_tensor(ways.place.astype(np.int64), device=device)], values, aux
+    return taken(ways.place, device)(products), values, aux
 
 
 def written(
@@ -427,6 +428,19 @@ def written(
     matrix = torch.zeros(m * n, dtype=entries.dtype, device=entries.device).index_put_((index,), entries)
     parts = list(torch.split(matrix.reshape(m, n), [t.size for t in inputs], 1))
     return shape_answer(parts, method, inputs, outputs, flat=flat, hessian=hessian)
+
+
+def permuted(reorder: Reorder, flat: Tensor) -> Tensor:
+    """A reordering by reshapes, applied to a flat tensor."""
+    return flat[reorder.start : reorder.stop].reshape(reorder.shape).permute(reorder.axes).reshape(-1)
+
+
+def taken(place: Any, device: Any) -> Callable[[Tensor], Tensor]:
+    """What takes elements of a flat tensor at these places; by reshapes where they are enough."""
+    if (reorder := Reorder.of(place)) is not None:
+        return lambda flat: permuted(reorder, flat)
+    table = torch.as_tensor(place.astype(np.int64), device=device)
+    return lambda flat: flat[table]
 
 
 def color_seeds(colors: np.ndarray[Any, Any], types: Sequence[ArrayType], device: Any) -> Leaves:
