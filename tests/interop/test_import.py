@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
-SOURCE = Path(__file__).parents[2] / "src"
+ROOT = Path(__file__).parents[2]
+SOURCE = ROOT / "src"
 
 
 def loaded_after(statement: str, name: str) -> bool:
@@ -35,3 +37,12 @@ def test_names_are_sorted_and_documented():
 
     assert list(crelle.interop.__all__) == sorted(crelle.interop.__all__)
     assert all(">>>" in getattr(crelle.interop, name).__doc__ for name in crelle.interop.__all__)
+
+
+def test_the_api_page_lists_every_name():
+    import crelle.interop
+
+    listed = re.findall(
+        r"^\.\. autofunction:: crelle\.interop\.(\w+)$", (ROOT / "docs/api.md").read_text(), re.MULTILINE
+    )
+    assert sorted(listed) == list(crelle.interop.__all__)
