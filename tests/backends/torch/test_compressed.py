@@ -3,11 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import crelle
 from crelle.backends.torch import compressed
 from crelle.backends.torch.lowering import unknown, windows
 from crelle.tangent.program import Dependence
+from tests.patterns.test_random_programs import ALL_TORCH
 
 F64 = torch.float64
 N = 24
@@ -297,3 +300,37 @@ def test_what_cannot_be_split_is_run_whole():
     f = lambda x: torch.nn.functional.conv1d(x.reshape(1, 2, N // 2), x[:4].reshape(1, 2, 2), x[:1]).reshape(-1)
     dense = torch.func.jacrev(f)(point())
     np.testing.assert_allclose(crelle.jacobian(f, format="csr")(point()).toarray(), dense, rtol=1e-12, atol=1e-12)
+
+
+@pytest.fixture
+def _float64():
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(F64)
+    yield
+    torch.set_default_dtype(before)
+
+
+@pytest.mark.usefixtures("_float64")
+@settings(max_examples=50, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(st.data())
+def test_random_programs_that_vary_in_a_part(data):
+    names = data.draw(st.lists(st.sampled_from(sorted(ALL_TORCH)), min_size=1, max_size=3))
+    hessian, large = data.draw(st.booleans()), data.draw(st.sampled_from([1.0, 1e6]))
+    torch.manual_seed(data.draw(st.integers(0, 10_000)))
+    w, K = torch.randn(3, 3), large * torch.randn(3, 3)
+
+    def program(x):
+        y = x
+        for name in names:
+            y = ALL_TORCH[name](y, w)
+        return torch.cat([(y * x).reshape(-1), (K @ x).reshape(-1)])
+
+    f = (lambda x: (program(x)[:9] ** 2).sum() + (program(x) ** 2).sum()) if hessian else program
+    J = (crelle.hessian if hessian else crelle.jacobian)(f, format="csr", check=False)
+    for _ in range(2):
+        x = torch.randn(3, 3)
+        dense = (torch.func.hessian if hessian else torch.func.jacrev)(f)(x).reshape(-1, 9).detach().numpy()
+        if np.isfinite(dense).all():
+            np.testing.assert_allclose(
+                J(x).toarray(), dense, rtol=1e-12, atol=1e-12 * np.abs(dense).max(), err_msg=str(names)
+            )

@@ -116,6 +116,17 @@ def test_hessians():
         torch.testing.assert_close(varying(v), 12 * x**2 * v, rtol=1e-12, atol=1e-12)
 
 
+def test_pools_have_the_same_derivative_for_every_image():
+    def f(x):
+        pooled = torch.nn.functional.avg_pool2d(x.reshape(1, 1, 2, 3), 2, 1)
+        return (torch.nn.functional.interpolate(pooled, size=(2, 3), mode="bilinear") ** 2).sum()
+
+    x, v = points()[0], torch.ones(N, dtype=F64)
+    constant, varying = parts(f, x, kind=crelle.hessian)
+    torch.testing.assert_close(constant(v), torch.func.hessian(f)(x) @ v, rtol=1e-12, atol=1e-12)
+    assert not varying(v).any()
+
+
 def test_a_matrix_that_becomes_singular_is_still_seen():
     x = points()[0]
     found = split(lowered(crelle.jacobian(lambda x: torch.linalg.solve(torch.diag(x), x) + x)._bind((x,), {})))
