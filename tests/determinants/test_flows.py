@@ -107,7 +107,8 @@ def test_products_do_not_grow_with_the_size(framework, kind, rng):
             f = into(realnvp(d, hidden=8))
         else:
             both, weights = maf(d, hidden=8)
-            f = into(lambda x, xp, both=both, weights=[tuple(map(array, w)) for w in weights]: both(x, weights, xp))
+            weights = [tuple(map(array, w)) for w in weights]
+            f = into(lambda x, xp, both=both, weights=weights: both(x, weights, xp))
         x = array(rng.standard_normal(d))
         S = crelle.slogdet(f, has_aux=True, check=False)
         found, logarithm = S(x)

@@ -14,10 +14,12 @@ from crelle.determinants._cuts import Cut
 from crelle.determinants._labels import backward, forward, shapes_of
 from crelle.pattern import SparsityPattern
 from crelle.tangent.cost import PassCost
-from crelle.tangent.program import Add, Gather, LinearMap, TangentProgram, live
+from crelle.tangent.program import Add, Dependence, Gather, LinearMap, TangentProgram, live
 from crelle.tangent.sparsity import detect
 
 Ints = np.ndarray[Any, Any]
+#: Operations that add what they read as it is; differences and scaled sums are sums in a program, too.
+_SUMS = ("add", "add_any", "addcmul")
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +72,9 @@ def factor_of(program: TangentProgram, notes: list[str]) -> Factor:
 
 def factor_of_form(program: TangentProgram, form: Form) -> Factor:
     """The same where the form is known."""
+    if form.missing.size:
+        nothing = SparsityPattern.from_triplets([], [], (len(form.block),) * 2)
+        return Factor(program.inputs, program.outputs, form, frozenset(), nothing, None, form.missing, PassCost())
     pruned = _pruned(program, form) if len(form.sizes) > 1 else program
     maps = live(pruned)
     needed = frozenset(r for m in maps for r in m.results if r is not None) | frozenset(
@@ -83,12 +88,24 @@ def factor_of_form(program: TangentProgram, form: Form) -> Factor:
         target = SparsityPattern._trusted(
             pattern.shape, np.append(0, np.cumsum(inside))[pattern.indptr], pattern.indices[inside]
         )
-    if all(isinstance(m, Gather) for m in maps) and target.nnz == len(form.block) == len(form.sizes):
+    moved = all(isinstance(m, Gather) and m.dependence == Dependence.CONSTANT for m in maps)
+    if moved and target.nnz == len(form.block) == len(form.sizes):
         return Factor(program.inputs, program.outputs, form, needed, target, None, np.zeros(0, np.int64), PassCost())
     coloring = color_columns(pattern, wanted=None if target is pattern else target)
     _, color, row = coloring.places()
     place = color.astype(np.int64) * pattern.shape[0] + row
     return Factor(program.inputs, program.outputs, form, needed, target, coloring, place, pruned.cost())
+
+
+def without_empty(program: TangentProgram) -> TangentProgram:
+    """Without values that have no elements: nothing reads of them, and no cut is to go through them."""
+
+    def filled(v: int | None) -> bool:
+        return v is not None and program.types[v].size > 0
+
+    maps = [_with_zeros(program, m, filled) for m in program.maps]
+    outputs = [v if filled(v) else None for v in program.outputs]
+    return replace(program, maps=[m for m in maps if m is not None], outputs=outputs)
 
 
 def _pruned(program: TangentProgram, form: Form) -> TangentProgram:
@@ -120,7 +137,7 @@ def _with_zeros(program: TangentProgram, m: LinearMap, passes: Callable[[int | N
         return None
     if isinstance(m, Gather):
         return replace(m, operands=operands, results=results, shapes=shapes_of(program, m))
-    if isinstance(m, Add) and len(some := [v for v in operands if v is not None]) == 1:
+    if isinstance(m, Add) and m.name in _SUMS and len(some := [v for v in operands if v is not None]) == 1:
         return Gather(name=m.name, operands=tuple(some), results=results, move=lambda a: a, bytes=m.bytes)
     return replace(m, operands=operands, results=results)
 

@@ -22,7 +22,7 @@ from crelle._sparse import Sparse, sparse_for
 from crelle.backends._protocol import Backend, Call
 from crelle.determinants._blocks import form_of_pattern
 from crelle.determinants._cuts import between, chain
-from crelle.determinants._factors import Factor, factor_of
+from crelle.determinants._factors import Factor, factor_of, without_empty
 from crelle.determinants._recipe import Recipe, recipe_of, singular
 from crelle.determinants._result import CannotFactor, SlogdetResult
 from crelle.determinants._samples import Samples, count_samples, refuse_coupling, samples_of, verify_square
@@ -80,13 +80,13 @@ class Prepared:
             self.linear = rules_of(call.backend).prepare(call)
         except CrelleTypeError as error:  # the dense way says so itself, if f is what is wrong
             raise CannotFactor(str(error).split("\n")[0].partition(": ")[2]) from None
-        program, outputs = self.linear.program, self.linear.outputs
+        program, outputs = without_empty(self.linear.program), self.linear.outputs
         self.outputs = outputs
         verify_square(call, outputs)
         count = count_samples(call, outputs) if batched else 1
         samples = Samples(call, program, outputs, count)
         self.notes: list[str] = []
-        cuts = chain(program)
+        cuts = chain(program) if program.columns else []
         self.factors: list[Factor] = []
         self.singular = ""
         if cuts is None:
@@ -235,6 +235,8 @@ class Slogdet:
             CrelleCheckError: the determinants differ by more than its condition explains.
         """
         _, found, _ = self._taken_apart(answer)
+        if min((t.itemsize for t in call.inputs), default=8) < 4:
+            return "no: numbers of 16 bits tell too little"
         try:
             matrix, _ = self._matrix(replace(call, request=replace(call.request, check=False)))
         except Exception as error:  # a rule that is missing for batches
@@ -331,7 +333,7 @@ class Slogdet:
         if form is not None:
             inside = form.block[pattern.rows] == form.block_of_column[pattern.indices]
             part = SparsityPattern.from_triplets(pattern.rows[inside], pattern.indices[inside], pattern.shape)
-        request = replace(self.request, format="triplets", part=part)
+        request = replace(self.request, format="triplets", part=part, flatten=True)
         asked = replace(call, request=request)
         sparse, captured = sparse_for(asked, self._space, pattern)
         outputs = sparse.compressed.f_outputs

@@ -23,13 +23,15 @@ from crelle.determinants import _sparse
 from crelle.determinants._factors import Factor
 from crelle.determinants._recipe import Recipe, SparseBlock
 from crelle.determinants._result import CannotFactor, SlogdetResult
-from crelle.tangent.program import Dependence, TangentProgram
+from crelle.tangent.program import Dependence, Gather, Scale, TangentProgram
 
 Arrays = list[Any]
 Values = dict[Any, Any]
 
 #: Equations that are walked as if they stood in their place.
 _INLINED = ("jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint")
+#: What leaves numbers as they are.
+_COPIES = ("copy", "copy_p", "convert_element_type")
 #: Zeros of the result follow from zeros of the operands: evaluated at 0 for zero and 1 for anything else, it is 0.
 _KEEPS_ZEROS = frozenset(
     "mul add add_any dot_general reduce_sum neg convert_element_type copy copy_p reshape transpose broadcast_in_dim "
@@ -80,12 +82,27 @@ class Zeros(Lowering):
 
     def equation(self, eqn: Any, args: list[Arg]) -> Sequence[Entry]:
         """What the results of one equation are."""
-        if any(isinstance(a.entry, Tangent) for a in args) or not self._partly_known(args):
-            found = super().equation(eqn, args)
+        first = len(self.program.types)
+        if any(isinstance(a.entry, Tangent) for a in args):
+            found = [
+                self._apart(eqn, v, e, first) for v, e in zip(eqn.outvars, super().equation(eqn, args), strict=True)
+            ]
+        elif not self._partly_known(args):
+            found = list(super().equation(eqn, args))
         else:
-            found = self._with_zeros(eqn, args)
+            found = list(self._with_zeros(eqn, args))
         self.entries.update(zip(eqn.outvars, found, strict=True))
         return found
+
+    def _apart(self, eqn: Any, v: Any, entry: Entry, first: int) -> Entry:
+        """A value of its own for a result that has the pattern of an operand: c - x has that of x, not its numbers."""
+        if not isinstance(entry, Tangent) or entry.value is None or entry.value >= first:
+            return entry
+        type_ = ArrayType(str(v.aval.dtype), tuple(v.aval.shape))
+        self.operation = (eqn.primitive.name, 0.0, 0.0)
+        if eqn.primitive.name in _COPIES:
+            return Tangent(self.emit(Gather, [entry.value], type_, move=lambda a: a))
+        return Tangent(self.emit(Scale, [entry.value], type_))
 
     def _partly_known(self, args: Sequence[Arg]) -> bool:
         """Whether some zeros are known, and not all values."""

@@ -17,17 +17,19 @@ from crelle.backends.torch import graph, programs, run, watch
 from crelle.backends.torch.codegen import attribute_of
 from crelle.backends.torch.cost import spec_of_node
 from crelle.backends.torch.flat import FlatFunction
-from crelle.backends.torch.lowering.walk import Entry, Lowering, Primal, Several, Tangent, type_of
+from crelle.backends.torch.lowering.walk import Entry, Lowering, Primal, Several, Tangent, name_of, type_of
 from crelle.backends.torch.rewrite.values import Spec, aten, map_nodes, packets
 from crelle.backends.torch.trace import TorchTrace
 from crelle.determinants import _sparse
 from crelle.determinants._factors import Factor
 from crelle.determinants._recipe import Recipe, SparseBlock
 from crelle.determinants._result import CannotFactor, SlogdetResult
-from crelle.tangent.program import Dependence, TangentProgram
+from crelle.tangent.program import Dependence, Gather, Scale, TangentProgram
 
 Values = dict[Any, Any]
 
+#: What leaves numbers as they are.
+_COPIES = packets("clone _to_copy alias detach lift_fresh_copy contiguous")
 #: Zeros of the result follow from zeros of the operands: evaluated at 0 for zero and 1 for anything else, it is 0.
 _MOVES = packets(
     "t transpose permute view _unsafe_view reshape expand clone unsqueeze squeeze slice select alias detach _to_copy "
@@ -47,6 +49,23 @@ class Zeros(Lowering):
     def __init__(self, module: fx.GraphModule, program: TangentProgram) -> None:
         super().__init__(module, program)
         self._stand_ins: set[fx.Node] = set()
+
+    def _node(self, node: fx.Node) -> Entry:
+        first, start = len(self.program.types), len(self.program.maps)
+        entry = super()._node(node)
+        if node.kwargs.get("alpha", 1) != 1:  # no sum of what it reads as it is
+            for m in self.program.maps[start:]:
+                m.name = f"scaled {m.name}"
+        if node.target is operator.getitem or not isinstance(entry, Tangent) or entry.value is None:
+            return entry
+        spec = spec_of_node(node)
+        if entry.value >= first or not isinstance(spec, Spec):
+            return entry
+        # a value of its own for a result that has the pattern of an operand: -x has that of x, not its numbers
+        self.operation = (name_of(node), 0.0, 0.0)
+        if getattr(node.target, "overloadpacket", None) in _COPIES:
+            return Tangent(self.emit(Gather, [entry.value], type_of(spec), move=lambda a: a))
+        return Tangent(self.emit(Scale, [entry.value], type_of(spec)))
 
     def _primal(self, node: fx.Node, entries: Sequence[Entry]) -> Entry:
         nodes = node.all_input_nodes
