@@ -251,14 +251,17 @@ def tasks(modes: bool = False) -> list[Measurement]:
     for problem in LARGE:
         one = Start("jax", problem, 10**6, "crelle called", ("asdex",))
         add("first", f"{problem}, n = 10⁶, first result", start, one, smoke=problem == "brusselator")
-    dense = {"jax": ("jacfwd", "jax.hessian"), "torch": ("jacfwd", "func.hessian")}
-    for framework, (jacobian, hessian) in dense.items():
-        ours = "crelle called" if framework == "jax" else "crelle"
-        for problem in LARGE:
-            one = Start(framework, problem, 1000, ours, (hessian if problem == "rosenbrock" else jacobian,))
+    for problem in LARGE:
+        jax, torch = ("jax.hessian", "func.hessian") if problem == "rosenbrock" else ("jacfwd", "jacfwd")
+        for framework, how, ours, peer in (
+            ("jax", "called", "crelle called", f"{jax} called"),
+            ("jax", "jitted", "crelle", jax),
+            ("torch", "called", "crelle", torch),
+        ):
+            name = f"{framework}: {problem}, n = 1000, first result, {how}"
             few = problem == "rosenbrock" and framework == "torch"
-            add("first-small", f"{framework}: {problem}, n = 1000, first result", start, one, smoke=few)
-    for framework in dense:
+            add(f"first-small-{how}", name, start, Start(framework, problem, 1000, ours, (peer,)), smoke=few)
+    for framework in ("jax", "torch"):
         add("blocks", f"{framework}: network, blocks", batched, framework, "crelle blocks", ("vmap(jacrev)",))
         add("batch-dense", f"{framework}: network, dense", batched, framework, "crelle dense", ("jacrev",))
     return made

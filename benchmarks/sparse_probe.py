@@ -83,8 +83,10 @@ class InJax:
             "asdex": lambda: jax.jit(found(f, x)),
             "asdex csr": lambda: found(f, x, output_format="scipy_csr"),
             "jacfwd": lambda: jax.jit(jax.jacfwd(f)),
+            "jacfwd called": lambda: jax.jacfwd(f),
             "jacrev": lambda: jax.jit(jax.jacrev(f)),
             "jax.hessian": lambda: jax.jit(jax.hessian(f)),
+            "jax.hessian called": lambda: jax.hessian(f),
             "vmap(jacrev)": lambda: jax.jit(jax.vmap(jax.jacrev(f))),
         }
         make = ways[name]
