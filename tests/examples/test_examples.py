@@ -195,3 +195,16 @@ def test_four_ways():
     assert len(found) == 5
     for J in found.values():
         np.testing.assert_allclose(J, [[4, 1, 0], [0, 0, np.cos(0.5)]], rtol=1e-15)
+
+
+def test_implicit_steps():
+    example = load("implicit_steps.py")
+    jac = example.matrix()
+    y, before = np.linspace(-1, 1, example.POINTS), np.zeros(example.POINTS)
+    dense = torch.func.jacfwd(lambda y: example.residual(y, torch.zeros_like(y), 0.02, 0.01))(torch.from_numpy(y))
+    np.testing.assert_allclose(jac(y, before, 0.02, 0.01).toarray(), dense, rtol=1e-12, atol=1e-12)
+    few = torch.tensor(0.02, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda k: example.run(k, jac, 3), few, eps=1e-6, rtol=1e-5)
+    errors = [np.abs(example.run(few, jac, n).detach().numpy() - example.reference(0.02)).max() for n in (50, 100)]
+    assert errors[0] / errors[1] == pytest.approx(2, abs=0.1)
+    assert example.fitted(example.mean_at_the_end(0.02, jac)[0], jac) == pytest.approx(0.02, rel=1e-8)
