@@ -197,3 +197,24 @@ def test_text():
     assert repr(crelle.divergence(mlp)) == "crelle.divergence(mlp)"
     with pytest.raises(crelle.CrelleTypeError, match="f is not a function"):
         crelle.divergence(3)
+
+
+def test_products_in_chunks_where_memory_is_short(monkeypatch):
+    from crelle.backends.jax import BACKEND
+
+    monkeypatch.setattr(type(BACKEND), "available_memory", lambda self, device: 2000)
+    crelle.clear_caches()
+    x = jnp.asarray(X)
+    each = jax.vmap(lambda x: dense(mlp, x))(x)
+    div = crelle.divergence(mlp, batched=True)
+    np.testing.assert_allclose(div(x), each, rtol=1e-12)
+    np.testing.assert_allclose(jax.jit(div)(x), each, rtol=1e-12)
+    assert any("products at a time; of each the diagonal is kept" in note for note in div.plan(x).notes)
+    rowwise = lambda x: A[:3] @ jnp.sin(x)  # a diagonal by rows, of a matrix that is not square
+    np.testing.assert_allclose(crelle.jacobian(rowwise).diagonal(x[0]), jnp.diagonal(jax.jacfwd(rowwise)(x[0])))
+    plus = lambda x: A @ x + jnp.sin(x) * jnp.roll(x, 1)
+    np.testing.assert_allclose(crelle.divergence(plus)(x[0]), dense(plus, x[0]), rtol=1e-12)
+    hessian = crelle.hessian(lambda x: jnp.tanh(x @ A).prod())
+    expected = jnp.diagonal(jax.hessian(lambda x: jnp.tanh(x @ A).prod())(x[0]))
+    np.testing.assert_allclose(hessian.diagonal(x[0]), expected, rtol=1e-12)
+    crelle.clear_caches()

@@ -5,7 +5,7 @@ Where a part of the matrix is the same for every x, it is computed once, and onl
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -13,14 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core as jex
 
-from crelle._arrays import total_size
+from crelle._arrays import ArrayType, total_size
 from crelle._compressed import Ways, choose, places
 from crelle._patterns import given_pattern
 from crelle._reorder import Reorder
 from crelle.backends._protocol import Call
 from crelle.backends.jax import run
 from crelle.backends.jax.flat import FlatFunction, Layout, assemble
-from crelle.backends.jax.seeds import Leaves, Linear, colored_products, small_ints
+from crelle.backends.jax.seeds import Leaves, Linear, colored_diagonal, colored_products, small_ints
 from crelle.backends.jax.split import CannotSplit, split
 from crelle.backends.jax.tangent import parts_of
 from crelle.backends.jax.trace import same_values, traced
@@ -28,6 +28,10 @@ from crelle.colorings import Coloring
 from crelle.pattern import SparsityPattern
 
 Arrays = list[Any]
+
+
+#: The share of free memory that the products may take.
+_SHARE = 0.5
 
 
 class JaxCompressed:
@@ -56,7 +60,22 @@ class JaxCompressed:
         self.reorder = None if self.ways.coloring is None else Reorder.of(self.ways.place)
         self._jitted = jax.jit(lambda consts, dynamic, tables: self._compute(consts, dynamic, tables))
         self._constant: Any = None
+        self.chunk = self._chunk(call)
         self.tables = self._tables()
+
+    def _chunk(self, call: Call) -> int | None:
+        """How many products at a time, where a diagonal is wanted and all of them are too large for the memory."""
+        coloring = self.ways.coloring
+        if call.request.part != "diagonal" or coloring is None or coloring.kind == "both":
+            return None
+        available = call.backend.available_memory(call.inputs[0].device)
+        line = max(t.itemsize for t in self.outputs) * max(total_size(self.outputs), total_size(call.inputs))
+        each = self.price.peak_bytes + line
+        if available is None or self.ways.passes * each <= _SHARE * available:
+            return None
+        chunk = max(1, int(_SHARE * available / each))
+        self.notes += (f"{chunk:,} of {self.ways.passes:,} products at a time; of each the diagonal is kept",)
+        return chunk
 
     # -- whether it still describes f
 
@@ -151,18 +170,25 @@ class JaxCompressed:
                 linear = lambda *t: self._split(dynamic, list(t))[1]
             else:
                 values, aux, linear = self._linearised(g, active, "forward")
-            pieces.append(colored_products(linear, tables["cols"], ways.coloring.column_passes, self.call_types))
+            pieces.append(self._pushed(linear, tables["cols"], ways.coloring.column_passes, self.call_types))
         if ways.coloring.row_colors is not None:
             values, aux, pull = self._linearised(g, active, "reverse")
-            pieces.append(colored_products(pull, tables["rows"], ways.coloring.row_passes, self.parts.outputs))
+            pieces.append(self._pushed(pull, tables["rows"], ways.coloring.row_passes, self.parts.outputs))
         flat = pieces[0] if len(pieces) == 1 else jnp.concatenate(pieces)
-        if self.reorder is not None:
+        if self.chunk is not None:
+            data = flat[ways.pattern.indices]
+        elif self.reorder is not None:
             data = self.reorder(flat)
         else:
             data = flat.at[tables["place"]].get(mode="promise_in_bounds")
         if ways.constant is not None:
             data = tables["constant"] + jnp.where(tables["varies"], data, 0)
         return data, values if self.wants_value else [], aux
+
+    def _pushed(self, linear: Linear, colors: Any, count: int, types: Sequence[ArrayType]) -> Any:
+        if self.chunk is None:
+            return colored_products(linear, colors, count, types)
+        return colored_diagonal(linear, colors, count, types, self.chunk)
 
     def _linearised(self, g: run.Flat, active: Leaves, mode: str) -> tuple[Leaves, Leaves, Linear]:
         if self.hessian:

@@ -87,6 +87,24 @@ def small_ints(colors: Index) -> Index:
 
 def colored_products(linear: Linear, colors: Any, count: int, types: Sequence[ArrayType]) -> Any:
     """The products with the seeds of all colours, [count * size] raveled."""
+    return _of_colors(linear, colors, jnp.arange(count, dtype=colors.dtype), types).reshape(-1)
+
+
+def colored_diagonal(linear: Linear, colors: Any, count: int, types: Sequence[ArrayType], chunk: int) -> Any:
+    """What the product of each colour holds at the places of this colour, [size]; ``chunk`` products at a time."""
+
+    def some(start: Any) -> Any:
+        ids = start + jnp.arange(chunk, dtype=np.int32)
+        found = _of_colors(linear, colors, ids, types)
+        size = min(found.shape[1], len(colors))
+        return jnp.where(colors[:size] == ids[:, None], found[:, :size], 0).sum(0)
+
+    zeros = jnp.zeros_like(jax.eval_shape(some, jax.ShapeDtypeStruct((), np.int32)))
+    return lax.fori_loop(0, -(-count // chunk), lambda i, diagonal: diagonal + some(i * chunk), zeros)
+
+
+def _of_colors(linear: Linear, colors: Any, ids: Any, types: Sequence[ArrayType]) -> Any:
+    """The products with the seeds of some colours, [k, size]."""
 
     def seeds(color: Any) -> Leaves:
         hot, start, leaves = colors == color, 0, []
@@ -99,7 +117,7 @@ def colored_products(linear: Linear, colors: Any, count: int, types: Sequence[Ar
         results = [r.reshape(-1) for r in linear(*seeds(color))]
         return results[0] if len(results) == 1 else jnp.concatenate(results)
 
-    return jax.vmap(product)(jnp.arange(count, dtype=colors.dtype)).reshape(-1)
+    return jax.vmap(product)(ids)
 
 
 class Part:
