@@ -96,7 +96,7 @@ def _graph(outputs: list[Rows], n: int) -> tuple[Ints, Ints, Ints, Ints, list[In
                 hubs.append(len(members) + which)
                 members += np.split(indices, np.cumsum(lengths)[:-1])
         start += output.size
-    return *(np.concatenate(a) for a in (rows, cols, owners, hubs)), members
+    return np.concatenate(rows), np.concatenate(cols), np.concatenate(owners), np.concatenate(hubs), members
 
 
 def _matching(universe: Universe, outputs: list[Rows], rows: Ints, cols: Ints) -> Ints | None:

@@ -5,6 +5,7 @@ det(J_k … J_1) = Π det J_i, and the factors are sparse where the product is d
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from crelle.tangent.structure.triangular import topological_places
 #: Programs with more maps than this are taken as one factor.
 _MAX_MAPS = 20_000
 
-Cut = list[int | None]
+Cut = Sequence[int | None]
 Ints = np.ndarray[Any, Any]
 
 

@@ -77,9 +77,7 @@ def factor_of_form(program: TangentProgram, form: Form) -> Factor:
         return Factor(program.inputs, program.outputs, form, frozenset(), nothing, None, form.missing, PassCost())
     pruned = _pruned(program, form) if len(form.sizes) > 1 else program
     maps = live(pruned)
-    needed = frozenset(r for m in maps for r in m.results if r is not None) | frozenset(
-        v for v in program.inputs if v is not None
-    )
+    needed = frozenset(r for m in maps for r in m.results if r is not None).union(program.inputs)
     found = detect(replace(pruned, transposed=False))
     pattern = SparsityPattern._trusted(found.shape, found.indptr, found.indices)
     inside = form.block[pattern.rows] == form.block_of_column[pattern.indices]

@@ -145,11 +145,11 @@ class Slogdet:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         call = bind(self.function, args, kwargs, self.request)
+        if self.given is not None and call.backend.name != "numpy":
+            return self._of_given(call, self.given)
         found = self._prepared(call)
         if isinstance(found, str):
             return self._dense(call)
-        if self.given is not None:
-            return self._of_given(call, self.given)
         prepared, captured = found
         answer = prepared.run(call, captured)
         if prepared.untried and not call.abstract:
@@ -161,17 +161,17 @@ class Slogdet:
     def plan(self, *args: Any, **kwargs: Any) -> Plan:
         """How the determinant is found at these inputs, and why."""
         call = bind(self.function, args, kwargs, self.request)
+        if self.given is not None and call.backend.name != "numpy":
+            sparse, _, recipe, _ = self._sparse(call, self.given)
+            plan = sparse.plan(call)
+            blocks = f"{recipe.table.size:,} diagonal blocks of the pattern that was passed are computed"
+            return replace(plan, kind="slogdet", result=self._result(plan.outputs), notes=(blocks, *plan.notes))
         found = self._prepared(call)
         if isinstance(found, str):
             plan = prepared_for(self._jacobian_call(call), self._dense_space())[0].plan
             verify_square(call, plan.outputs)
             notes = (f"not factored: {found}", *plan.notes) if found else plan.notes
             return replace(plan, kind="slogdet", result=self._result(plan.outputs), notes=notes, _run=None)
-        if self.given is not None:
-            sparse, recipe = self._given(call, self.given)
-            plan = sparse.plan(call)
-            blocks = f"{recipe.table.size:,} diagonal blocks of the pattern that was passed are computed"
-            return replace(plan, kind="slogdet", result=self._result(plan.outputs), notes=(blocks, *plan.notes))
         return self._plan(call, found[0])
 
     def __repr__(self) -> str:
@@ -183,14 +183,11 @@ class Slogdet:
         """What is prepared for f as it is now with what it captures; a text where it has no factors, why."""
         if call.backend.name == "numpy":
             return ""
-        if self.given is not None:
-            return cast(Any, (None, None))
         kept: list[Any] = self._space.at(call.signature)
         for prepared in kept:
-            if isinstance(prepared, Prepared):
-                captured = prepared.linear.match(call)
-                if captured is not None:
-                    return prepared, captured
+            captured = prepared.linear.match(call)
+            if captured is not None:
+                return prepared, captured
         try:
             made = Prepared(call, self.batched)
         except CannotFactor as error:
@@ -263,8 +260,8 @@ class Slogdet:
                 )
             )
         with np.errstate(all="ignore"):
-            error = np.nanmax(np.abs(np.append(logs - log, 0.0)), initial=0.0)
-        return f"against the dense Jacobian, log|det| differs by {error:.0e}"
+            largest = np.nanmax(np.abs(np.append(logs - log, 0.0)), initial=0.0)
+        return f"against the dense Jacobian, log|det| differs by {largest:.0e}"
 
     # -- from the dense matrix
 
@@ -321,10 +318,6 @@ class Slogdet:
         return ((), answer[0], (answer[1],)) if self.request.has_aux else ((), answer, ())
 
     # -- from a pattern of the user
-
-    def _given(self, call: Call, pattern: SparsityPattern) -> tuple[Sparse, Recipe]:
-        sparse, _, recipe, _ = self._sparse(call, pattern)
-        return sparse, recipe
 
     def _sparse(self, call: Call, pattern: SparsityPattern) -> tuple[Sparse, Any, Recipe, Call]:
         given_pattern(call, pattern, pattern.shape[0])

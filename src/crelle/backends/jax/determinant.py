@@ -298,10 +298,14 @@ class JaxLinear:
         return jax.vmap(product)(jnp.arange(factor.passes, dtype=colors.dtype)).reshape(-1)
 
 
+def _finfo(dtype: Any) -> Any:
+    return jnp.finfo(dtype)  # type: ignore[no-untyped-call]
+
+
 def total(entries: Any, recipe: Recipe, tables: dict[str, Any]) -> SlogdetResult:
     """(signs, logarithms) of each sample, of one without an axis if there are no samples."""
     given = entries.dtype
-    if jnp.finfo(given).bits < 32:  # LAPACK has no factorisation of halves
+    if _finfo(given).bits < 32:  # LAPACK has no factorisation of halves
         entries = entries.astype(jnp.float32)
 
     padded = jnp.append(entries, 0)  # place -1 is zero
@@ -319,7 +323,7 @@ def total(entries: Any, recipe: Recipe, tables: dict[str, Any]) -> SlogdetResult
     table = tables["table"]
     picked = jnp.where(table >= 0, jnp.append(signs, 1)[table], 1)
     sign = (jnp.prod(picked, 1) * tables["signs"]).astype(given)
-    log = jnp.where(table >= 0, jnp.append(logs, 0)[table], 0).sum(1).astype(jnp.finfo(given).dtype)
+    log = jnp.where(table >= 0, jnp.append(logs, 0)[table], 0).sum(1).astype(_finfo(given).dtype)
     return SlogdetResult(sign, log) if recipe.batched else SlogdetResult(sign[0], log[0])
 
 
@@ -327,13 +331,13 @@ def of_matrices(matrices: Any) -> SlogdetResult:
     """Of a dense matrix, or of a stack of them."""
     given = matrices.dtype
     sign, log = jnp.linalg.slogdet(matrices.astype(jnp.promote_types(given, jnp.float32)))
-    return SlogdetResult(sign.astype(given), log.astype(jnp.finfo(given).dtype))
+    return SlogdetResult(sign.astype(given), log.astype(_finfo(given).dtype))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def sparse_slogdet(entries: Any, block: SparseBlock) -> tuple[Any, Any]:
     """(sign, log|det|) of a large sparse block, by SuperLU on the host."""
-    shapes = jax.ShapeDtypeStruct((), entries.dtype), jax.ShapeDtypeStruct((), jnp.finfo(entries.dtype).dtype)
+    shapes = jax.ShapeDtypeStruct((), entries.dtype), jax.ShapeDtypeStruct((), _finfo(entries.dtype).dtype)
     sign, log = jax.pure_callback(lambda e: _sparse.slogdet(e, block), shapes, entries, vmap_method="sequential")
     return sign, log
 

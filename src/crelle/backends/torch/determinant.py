@@ -176,7 +176,8 @@ class TorchLinear:
         program = self.program = TangentProgram(transposed=turned)
         lowering = Zeros(module, program)
         passive = len(flat.dynamic) - flat.active
-        entries: list[Entry] = [Primal(Dependence.VARYING)] * flat.active + [Primal(Dependence.PASSIVE)] * passive
+        entries: list[Entry] = [Primal(Dependence.VARYING)] * flat.active
+        entries += [Primal(Dependence.PASSIVE)] * passive
         for tensor, (_, _, copy) in zip(lifted, self.seen, strict=True):
             # the structure holds for any value of what is trained; other tensors are compared at each call
             value = None if copy is None else _given(tensor)
@@ -331,7 +332,7 @@ def total(entries: Tensor, recipe: Recipe, tables: dict[str, Any]) -> SlogdetRes
     parts = [(torch.sgn(ones), ones.abs().log())]
     parts += [tuple(torch.linalg.slogdet(padded[table(f"stack {k}")])) for k in range(len(recipe.stacks))]
     for block in recipe.sparse:
-        sign, log = SparseSlogdet.apply(entries[torch.from_numpy(block.entries).to(entries.device)], block)
+        sign, log = _apply(entries[torch.from_numpy(block.entries).to(entries.device)], block)
         parts.append((sign[None], log[None]))
     signs, logs = (torch.cat(p) for p in zip(*parts, strict=True))
     signs = signs if signs.is_complex() else signs.detach()
@@ -367,7 +368,7 @@ class SparseSlogdet(torch.autograd.Function):
         return sign, log
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, of_sign: Tensor | None, of_log: Tensor) -> Any:
         """d log det = tr(J⁻¹ dJ), which reads J⁻¹ on the pattern only."""
         (entries,) = ctx.saved_tensors
@@ -376,6 +377,9 @@ class SparseSlogdet(torch.autograd.Function):
         if entries.is_complex() and of_sign is not None:  # d sign = i · sign · Im tr(J⁻¹ dJ)
             change = change - 1j * (of_sign.conj() * 1j * ctx.sign).real
         return slope.conj() * change, None
+
+
+_apply: Any = SparseSlogdet.apply
 
 
 def prepare(call: Call) -> TorchLinear:
