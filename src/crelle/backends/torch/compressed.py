@@ -152,7 +152,7 @@ class TorchCompressed:
                 outputs, aux = flat(*arrays)
                 return torch.zeros(0, dtype=out, device=device), outputs, aux
             whole = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
-            return whole[place], values, aux
+            return whole.index_select(0, place), values, aux
 
         return program
 
@@ -209,18 +209,18 @@ class TorchCompressed:
         at = torch.from_numpy(np.flatnonzero(varies)).to(device)
         place = torch.from_numpy(ways.place[varies].astype(np.int64)).to(device)
         with torch.no_grad():
-            known = run_constant(dynamic, lifted)[0][entries]
+            known = run_constant(dynamic, lifted)[0].index_select(0, entries)
             known_at = known[at]
 
         def program(arrays: Sequence[Tensor], captured: Sequence[Tensor]) -> Any:
             products, values, aux = run_varying(arrays, captured)
             data, data_at = known, known_at
             if _followed(captured):
-                data = run_constant(arrays, captured)[0][entries]
+                data = run_constant(arrays, captured)[0].index_select(0, entries)
                 data_at = data[at]
             if not len(at):
                 return data.clone(), values, aux
-            return data.index_put((at,), data_at + products[place]), values, aux
+            return data.scatter(0, at, data_at + products.index_select(0, place)), values, aux
 
         return program
 
