@@ -147,8 +147,53 @@ def test_value_and_aux_come_along():
 def test_trees_are_one_flat_matrix():
     f = lambda p: {"a": p["w"] ** 2, "b": p["w"] * p["v"]}
     p = {"w": point(4), "v": point(4) + 1}
-    found = crelle.jacobian(f, format="csr")(p).toarray()
+    found = crelle.jacobian(f, format="csr", flatten=True)(p).toarray()
     np.testing.assert_allclose(found, crelle.jacobian(f, flatten=True)(p), rtol=1e-12)
+
+
+@pytest.mark.parametrize("format", ["sparse", "csr", "csc", "coo", "triplets"])
+def test_trees_keep_their_blocks(format):
+    f = lambda p: {"a": p["w"] ** 2, "b": (p["w"] * p["v"].ravel()).reshape(3, 2)}
+    p = {"w": point(6), "v": point(6).reshape(2, 3) + 1}
+    found, expected = crelle.jacobian(f, format=format)(p), jax.jacfwd(f)(p)
+    for out, size in (("a", 6), ("b", 6)):
+        for name in ("w", "v"):
+            block, dense = found[out][name], np.asarray(expected[out][name]).reshape(size, 6)
+            if format == "triplets":
+                rows, cols, values = block
+                block = sp.coo_array((np.asarray(values), (rows, cols)), shape=(6, 6))
+            dense_block = block.todense() if format == "sparse" else block.toarray()
+            np.testing.assert_allclose(dense_block, dense, rtol=1e-12)
+    assert (found["a"]["v"][2].size if format == "triplets" else found["a"]["v"].nse if format == "sparse" else
+            found["a"]["v"].nnz) == 0  # fmt: skip
+
+
+def test_pytorch_trees_keep_their_blocks():
+    f = lambda p: (p["w"] ** 2, p["w"] * p["v"])
+    p = {"w": torch.linspace(0.5, 1.5, 5, dtype=torch.float64), "v": torch.ones(5, dtype=torch.float64)}
+    found, expected = crelle.jacobian(f, format="sparse")(p), torch.func.jacrev(f)(p)
+    for i in range(2):
+        for name in ("w", "v"):
+            torch.testing.assert_close(found[i][name].to_dense(), expected[i][name])
+
+
+def test_a_hessian_of_a_tree_is_a_tree_of_blocks():
+    f = lambda p: jnp.sum(p["u"] ** 2 * p["v"]) + jnp.sum(p["v"] ** 3)
+    p = {"u": point(4), "v": point(4) + 1}
+    found, expected = crelle.hessian(f, format="csr")(p), jax.hessian(f)(p)
+    for a in "uv":
+        for b in "uv":
+            np.testing.assert_allclose(found[a][b].toarray(), expected[a][b], rtol=1e-12)
+
+
+def test_blocks_that_are_coupled_say_by_what():
+    W = jnp.ones((4, 3))
+    f = lambda X: jnp.tanh(X @ W) - jnp.mean(X)
+    with pytest.raises(crelle.CrelleValueError) as caught:
+        crelle.jacobian(f, format="blocks")(jnp.ones((5, 4)))
+    text = str(caught.value)
+    assert "format='blocks' needs independent blocks of one shape" in text
+    assert "entry [0, 0] of the output depends on entry [1, 0] of the input, which belongs to another sample" in text
 
 
 def test_coefficients_that_depend_on_other_arguments_are_not_kept():

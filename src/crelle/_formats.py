@@ -24,14 +24,44 @@ class Format:
 
     def __init__(
         self, name: str, pattern: SparsityPattern, inputs: tuple[ArrayType, ...], outputs: tuple[ArrayType, ...],
-        text: str, part: Any = None,
+        text: str, part: Any = None, flat: bool = True,
     ) -> None:  # fmt: skip
         self.name, self.pattern, self.inputs, self.outputs, self.text = name, pattern, inputs, outputs, text
         self.part = part
+        self.flat = flat
         self._make: Callable[[Any], Any] | None = None
+        self._blocks_of_tree: list[list[Callable[[Any], Any]]] | None = None
 
     def __call__(self, backend: Backend, data: Any) -> Any:
-        """The result; differentiable, and inside of transformations, where it stays in the framework."""
+        """The result; differentiable, and inside of transformations, where it stays in the framework.
+
+        One matrix, or the blocks [output][input] of a tree.
+        """
+        if self.flat:
+            return self._one(backend, data)
+        if len(self.inputs) == len(self.outputs) == 1:
+            return [[self._one(backend, data)]]
+        if self._blocks_of_tree is None:
+            self._blocks_of_tree = self._grid(backend)
+        return [[make(data) for make in row] for row in self._blocks_of_tree]
+
+    def _grid(self, backend: Backend) -> list[list[Callable[[Any], Any]]]:
+        """For every block of a tree what makes it of the entries of all."""
+        row_ends, col_ends = (np.cumsum([t.size for t in types]) for types in (self.outputs, self.inputs))
+        rows, cols = self.pattern.rows, self.pattern.indices
+        at_row, at_col = (np.searchsorted(ends, at, "right") for ends, at in ((row_ends, rows), (col_ends, cols)))
+
+        def maker(i: int, j: int) -> Callable[[Any], Any]:
+            at = np.flatnonzero((at_row == i) & (at_col == j))
+            out, in_ = self.outputs[i], self.inputs[j]
+            where = (rows[at] - (row_ends[i] - out.size), cols[at] - (col_ends[j] - in_.size))
+            pattern = SparsityPattern.from_triplets(*where, (out.size, in_.size))
+            block, take = Format(self.name, pattern, (in_,), (out,), self.text), backend.placer(at)
+            return lambda data: block(backend, take(data))
+
+        return [[maker(i, j) for j in range(len(self.inputs))] for i in range(len(self.outputs))]
+
+    def _one(self, backend: Backend, data: Any) -> Any:
         if self.name == "triplets":
             return self.pattern.rows, self.pattern.indices, data
         if self.name in ("csr", "csc", "coo"):
@@ -103,12 +133,14 @@ class Format:
         structure = find_structure(self.pattern, self.inputs, self.outputs)
         blocks = structure.blocks
         shapes = set(zip(blocks.heights.tolist(), blocks.widths.tolist(), strict=True))
-        if len(shapes) != 1:
+        coupling = self._coupling()
+        if len(shapes) != 1 or (len(blocks) == 1 and coupling):
             raise CrelleValueError(
                 describe(
-                    f"{self.text}: format='blocks' needs blocks of one shape",
-                    called=str(structure.sentence),
-                    try_='format="sparse"',
+                    f"{self.text}: format='blocks' needs independent blocks of one shape",
+                    called=structure.sentence,
+                    likely=coupling or None,
+                    try_='format="sparse", or part=("blocks", rows, columns) for blocks along the diagonal',
                 )
             )
         ((m, n),) = shapes
@@ -123,6 +155,20 @@ class Format:
         i, j = self.pattern.rows, self.pattern.indices
         place[block_of[i], place_row[i], place_col[j]] = np.arange(self.pattern.nnz)
         return place.reshape((*_batch(structure, count), m, n))
+
+    def _coupling(self) -> str:
+        """An entry that couples two samples of a batch, if there is a batch and such an entry."""
+        if len(self.inputs) != 1 or len(self.outputs) != 1:
+            return ""
+        (input_,), (output,) = self.inputs, self.outputs
+        if not (input_.shape and output.shape and input_.shape[0] == output.shape[0] > 1 and self.pattern.nnz):
+            return ""
+        rows, cols, count = self.pattern.rows, self.pattern.indices, input_.shape[0]
+        apart = np.flatnonzero(rows // (output.size // count) != cols // (input_.size // count))
+        if not len(apart):
+            return ""
+        i, j = ([int(k) for k in np.unravel_index(at[apart[0]], t.shape)] for at, t in ((rows, output), (cols, input_)))
+        return f"entry {i} of the output depends on entry {j} of the input, which belongs to another sample"
 
     def _refuse_waste(self, size: int, what: str) -> None:
         if size > _SMALL and size > _WASTE * max(self.pattern.nnz, 1):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from crelle._call import bind, function_name
@@ -30,6 +31,7 @@ class Question:
     def __init__(
         self, name: str, f: Callable[..., Any], request: Request, reduce: Reduce, given: SparsityPattern | None = None
     ) -> None:
+        request = replace(request, flatten=True)
         self.name, self.function, self.request, self.given = name, f, request, given
         self._reduce = reduce
         self._space = space_for(f, request)

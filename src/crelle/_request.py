@@ -32,6 +32,10 @@ WRT = ("inputs", "params")
 FORMATS = ("dense", "sparse", "csr", "csc", "coo", "triplets", "blocks", "banded", "diagonal")
 
 
+#: Formats that keep the blocks of trees, unless ``flatten`` is set.
+TREES = ("dense", "sparse", "csr", "csc", "coo", "triplets")
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """The keywords of ``jacobian``, ``hessian`` or ``gradient``. Hashable; holds no function and no array."""
@@ -61,7 +65,7 @@ class Request:
     @property
     def flat(self) -> bool:
         """Whether the answer is one flat matrix, or a part of it."""
-        return self.flatten or self.selection.partial or self.format != "dense"
+        return self.flatten or self.selection.partial or self.format not in TREES
 
 
 def make_request(

@@ -42,7 +42,8 @@ class Sparse:
     def __init__(self, call: Call, given: SparsityPattern | None) -> None:
         self.compressed: Compressed = call.backend.compressed(call, given)
         ways, outputs = self.compressed.ways, self.compressed.outputs
-        self.format = Format(call.request.format, ways.pattern, call.inputs, outputs, call.text, call.request.part)
+        request = call.request
+        self.format = Format(request.format, ways.pattern, call.inputs, outputs, call.text, request.part, request.flat)
         self.untried, self.checked = True, ""
 
     def answer(self, call: Call, captured: Any) -> Any:

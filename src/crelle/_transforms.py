@@ -261,9 +261,10 @@ def jacobian(
         compile: PyTorch: hand the traced graph to ``torch.compile``.
         wrt: ``"inputs"``, or ``"params"`` for the parameters of an ``nn.Module`` as a dict.
         format: what the matrix is handed over as. ``"dense"``, or, computed with the fewest products that its pattern
-            allows, one flat m × n matrix as ``"sparse"`` (the framework's own sparse array), ``"csr"``, ``"csc"``,
-            ``"coo"`` (SciPy, on the host), ``"triplets"`` (rows, columns, values), ``"blocks"`` ([B, m, n] of a
-            block-diagonal one), ``"banded"`` (LAPACK's storage), ``"diagonal"``. NumPy functions need ``pattern=`` for it.
+            allows, as ``"sparse"`` (the framework's own sparse array), ``"csr"``, ``"csc"``, ``"coo"`` (SciPy, on the
+            host), ``"triplets"`` (rows, columns, values): a matrix of raveled output × raveled input, or a tree of such
+            blocks; or the whole matrix as ``"blocks"`` ([B, m, n] of a block-diagonal one), ``"banded"`` (LAPACK's
+            storage), ``"diagonal"``. NumPy functions need ``pattern=`` for it.
         part: with such a format, the entries that are wanted; others are zero in the result, and cost nothing:
             ``"diagonal"``, ``"lower"``, ``"upper"`` (with the diagonal), ``("band", below, above)``,
             ``("blocks", rows, columns)`` along the diagonal, or any pattern. ``format="diagonal"`` implies the first.

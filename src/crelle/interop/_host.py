@@ -74,7 +74,8 @@ class Arguments:
                     f"{self.what}: no argument says that f is written in JAX or PyTorch",
                     called=describe_arguments(example, {}),
                     expected="one array of JAX or PyTorch among the arguments",
-                    try_="jnp.asarray(x0) or torch.as_tensor(x0); SciPy takes functions of NumPy arrays as they are",
+                    try_="jnp.asarray(x0) or torch.as_tensor(x0); for a function of NumPy, which SciPy takes as it is, "
+                    'jac=crelle.jacobian(f), with format="csr" and pattern= where it is sparse',
                 )
             )
         return found
@@ -285,8 +286,9 @@ class Prepared:
     def dense(self, leaves: list[Any]) -> Array:
         """A dense derivative."""
         call = self._now(leaves)
-        prepared, captured = prepared_for(call, self.transform._space)
-        return call.backend.to_host(prepared.run(call, captured))  # type: ignore[no-any-return]
+        with self.arguments.host.without_record():
+            prepared, captured = prepared_for(call, self.transform._space)
+            return call.backend.to_host(prepared.run(call, captured))  # type: ignore[no-any-return]
 
 
 class Entries(Prepared):
@@ -294,7 +296,8 @@ class Entries(Prepared):
 
     def __init__(self, arguments: Arguments, transform: Transform) -> None:
         super().__init__(arguments, transform)
-        self._sparse: Sparse = sparse_for(self._call, transform._space, transform.given)[0]
+        with arguments.host.without_record():
+            self._sparse: Sparse = sparse_for(self._call, transform._space, transform.given)[0]
         self.pattern: SparsityPattern = self._sparse.compressed.ways.pattern
 
     def __call__(self, leaves: list[Any]) -> Array:
@@ -304,7 +307,8 @@ class Entries(Prepared):
             CrelleValueError: f has changed, so that its entries are in other places.
         """
         call = self._now(leaves)
-        sparse, captured = sparse_for(call, self.transform._space, self.transform.given)
+        with self.arguments.host.without_record():
+            sparse, captured = sparse_for(call, self.transform._space, self.transform.given)
         if sparse is not self._sparse:
             if sparse.compressed.ways.pattern != self.pattern:
                 raise CrelleValueError(
@@ -316,4 +320,5 @@ class Entries(Prepared):
                     )
                 )
             self._sparse = sparse
-        return call.backend.to_host(sparse.entries(call, captured)[0])  # type: ignore[no-any-return]
+        with self.arguments.host.without_record():
+            return call.backend.to_host(sparse.entries(call, captured)[0])  # type: ignore[no-any-return]

@@ -31,7 +31,7 @@ class Callbacks:
             of_g = Arguments(what, g, (x0,), 0)
             self._g = Evaluated(of_g, g)
             self._g.demand(1, "g(x).reshape(1), or None if there are no constraints")
-            self._jacobian = Entries(of_g, jacobian(g, format="triplets"))
+            self._jacobian = Entries(of_g, jacobian(g, format="triplets", flatten=True))
             self.m = self._jacobian.pattern.shape[0]
 
         def lagrangian(x: Any, multipliers: Any, factor: Any) -> Any:
@@ -39,7 +39,7 @@ class Callbacks:
             return value if g is None else value + (multipliers * g(x)).sum()
 
         self._of_lagrangian = Arguments(what, lagrangian, (x0, np.ones(self.m), 1.0), 0)
-        self._hessian = Entries(self._of_lagrangian, hessian(lagrangian, format="triplets", part="lower"))
+        self._hessian = Entries(self._of_lagrangian, hessian(lagrangian, format="triplets", part="lower", flatten=True))
 
     def objective(self, x: Any) -> float:
         """f(x)."""

@@ -85,7 +85,7 @@ class Matrix:
             self._transform = dense
             self._dense = Prepared(arguments, dense)
         else:
-            self._transform = ask(f, arguments.argnums, format="triplets", pattern=pattern)
+            self._transform = ask(f, arguments.argnums, format="triplets", pattern=pattern, flatten=True)
             self._entries = Entries(arguments, self._transform)
             self.pattern = self._entries.pattern
 

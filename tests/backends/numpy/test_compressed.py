@@ -355,17 +355,21 @@ def test_trees_argnums_value_and_aux():
     eye, none = np.eye(3), np.zeros((3, 1))
     # outputs: product, sum (sorted keys or not, as the dense result has them); inputs: w, x, y
     pattern = np.block([[eye, none, eye], [eye, none, eye]])
-    J = crelle.jacobian(f, argnums=(1, 2), format="csr", pattern=pattern, has_aux=True, value=True, error=True)
+    options = {"argnums": (1, 2), "has_aux": True, "flatten": True}
+    J = crelle.jacobian(f, **options, format="csr", pattern=pattern, value=True, error=True)
     (value, aux), found, error = J(3.0, p, q)
     assert aux == {"seen": 2.0}
     np.testing.assert_allclose(value["sum"], 3 * p["w"] + q.y)
-    options = {"argnums": (1, 2), "has_aux": True, "flatten": True}
     dense, _ = crelle.jacobian(f, **options)(3.0, p, q)
     np.testing.assert_allclose(found.toarray(), dense, rtol=1e-9, atol=1e-9)
     assert error.shape == found.shape == (6, 7)
-    matrix, aux = crelle.jacobian(f, argnums=1, has_aux=True, format="csr", pattern=pattern[:, :3])(3.0, p, q)
+    tree, error, aux = crelle.jacobian(
+        f, argnums=1, has_aux=True, format="csr", pattern=pattern[:, :3], error=True
+    )(3.0, p, q)  # fmt: skip
     assert aux == {"seen": 2.0}
-    np.testing.assert_allclose(matrix.toarray(), dense[:, :3], rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(tree["product"][0]["w"].toarray(), np.diag(q.y), rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(tree["sum"]["w"].toarray(), 3 * eye, rtol=1e-9, atol=1e-9)
+    assert error["sum"]["w"].shape == (3, 3)
     value, matrix = crelle.jacobian(neighbours, value=True, format="csr", pattern=band(4))(point(4))
     np.testing.assert_array_equal(value, neighbours(point(4)))
 
@@ -381,8 +385,10 @@ def test_hessians_of_trees_and_patterns_of_one_triangle():
         [0, 2 * a1, 0, 0],
     ]
     lower = np.tril(np.asarray(exact) != 0)  # made symmetric
-    found = crelle.hessian(f, format="csr", pattern=lower)(p)
+    found = crelle.hessian(f, format="csr", pattern=lower, flatten=True)(p)
     np.testing.assert_allclose(found.toarray(), exact, rtol=1e-7, atol=1e-7)
+    tree = crelle.hessian(f, format="csr", pattern=lower)(p)
+    np.testing.assert_allclose(tree["a"]["b"].toarray(), found.toarray()[:2, 2:], rtol=1e-12)
 
 
 def test_memory_bounds_the_blocks():

@@ -45,7 +45,7 @@ class ColouredLU(lx.AbstractLinearSolver[State]):  # type: ignore[misc]  # linea
         def product(v: Array, arrays: Any) -> Array:
             return ravel_pytree(eqx.combine(arrays, rest).mv(shaped(v)))[0]
 
-        rows, cols, values = jacobian(product, format="triplets")(zeros, arrays)
+        rows, cols, values = jacobian(product, format="triplets", flatten=True)(zeros, arrays)
         order = np.lexsort((rows, cols))
         matrix = values, jnp.asarray(cols), _pointers(rows, n)
         transposed = values[order], jnp.asarray(rows[order]), _pointers(cols[order], n)

@@ -99,10 +99,11 @@ class Layout:
 
     def blocks(self, matrix: Array, real: bool) -> Any:
         """The matrix as a tree of outputs, each of which is a tree of inputs."""
-        rows = []
+        rows: list[list[Any]] = []
         start = 0
         for o in self.outer:
-            row, left = [], 0
+            row: list[Any] = []
+            left = 0
             for i in self.inner:
                 part = matrix[start : start + o.size, left : left + i.size].reshape(o.shape + i.shape)
                 kind = np.dtype(i.dtype) if self.outer_tree is None else np.result_type(o.dtype, i.dtype)
@@ -111,8 +112,13 @@ class Layout:
                     row.append(np.ascontiguousarray(part.astype(kind, copy=False)).reshape(part.shape))
                 left += i.size
             start += o.size
-            rows.append(_trees.unflatten(self.inner_tree, row))
-        return rows[0] if self.outer_tree is None else _trees.unflatten(self.outer_tree, rows)
+            rows.append(row)
+        return self.tree(rows)
+
+    def tree(self, rows: list[list[Any]]) -> Any:
+        """Blocks as a tree of outputs, each of which is a tree of inputs."""
+        inner = [_trees.unflatten(self.inner_tree, row) for row in rows]
+        return inner[0] if self.outer_tree is None else _trees.unflatten(self.outer_tree, inner)
 
     def product(self, derivative: Any, v: Array) -> Array:
         """J v from the blocks, without putting the matrix together."""

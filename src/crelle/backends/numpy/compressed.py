@@ -62,7 +62,9 @@ class NumpyCompressed:
         self.price = PassCost(flops=trace.facts.seconds * FLOPS_PER_SECOND)
         self.notes = tuple(trace.notes)
         self.blame = "the pattern that was passed"
-        self._format = Format(call.request.format, target, call.inputs, self.outputs, call.text, call.request.part)
+        self._format = Format(
+            call.request.format, target, call.inputs, self.outputs, call.text, call.request.part, call.request.flat
+        )
         self._found = Found(np.zeros(0), np.zeros(0), np.zeros(0))
 
     def match(self, call: Call) -> Any | None:
@@ -86,7 +88,8 @@ class NumpyCompressed:
         result, found = self.trace.attempt(call, self.mode, compute)
         self.trace.ran()
         self._found = found
-        dtype = answer.layout_of(call, result).dtype
+        layout = answer.layout_of(call, result)
+        dtype = layout.dtype
         with np.errstate(over="ignore"):  # the user's dtype may be narrower than what differences are made in
             entries, errors = found.entries.astype(dtype), found.errors.astype(np.zeros(0, dtype).real.dtype)
 
@@ -96,6 +99,8 @@ class NumpyCompressed:
 
         def finish(matrix: Any) -> Any:
             shaped = [matrix, self._format(call.backend, errors)] if request.error else [matrix]
+            if not request.flat:
+                shaped = [layout.tree(blocks) for blocks in shaped]
             return answer.beside(request, result, shaped)
 
         return entries, finish
