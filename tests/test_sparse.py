@@ -313,3 +313,25 @@ def test_a_part_that_cannot_be(part, text):
 def test_a_part_goes_with_a_sparse_format():
     with pytest.raises(crelle.CrelleValueError, match="part= goes with a sparse format"):
         crelle.jacobian(jnp.sin, part="diagonal")
+
+
+# -- plans
+
+
+@pytest.mark.parametrize("framework", ["jax", "torch"])
+def test_plans_are_measured_and_called(framework):
+    scale = jnp.full(N, 2.0) if framework == "jax" else torch.full((N,), 2.0, dtype=torch.float64)
+    kept = {"scale": scale}
+    f = lambda x: kept["scale"] * x[1:].sum() * 0 + kept["scale"] * x**3
+    x = jnp.linspace(0.1, 1.0, N) if framework == "jax" else torch.linspace(0.1, 1.0, N, dtype=torch.float64)
+    plan = crelle.jacobian(f, format="csr").plan(x, analyze=True)
+    assert plan.candidates[0].measured > 0
+    assert "relative error" in plan.checked
+    np.testing.assert_allclose(plan(2 * x).diagonal(), 6 * np.asarray(2 * x) ** 2, rtol=1e-12)
+    with pytest.raises(crelle.CrelleShapeError, match="this plan was made for other inputs"):
+        plan(x[1:])
+
+
+def test_a_plan_of_shapes_is_not_measured():
+    with pytest.raises(crelle.CrelleTypeError, match="analyze=True runs f"):
+        crelle.jacobian(burgers, format="csr").plan(jax.ShapeDtypeStruct((N,), np.float64), analyze=True)

@@ -111,7 +111,7 @@ class Prepared:
                 call.backend.block_until_ready(runner(call, captured))
 
             try:
-                seconds = _time(run, budget_seconds)
+                seconds = seconds_of(run, budget_seconds)
             except Exception:  # it was dropped for that, and the plan says so
                 continue
             measured[method.mode, method.chunk] = (seconds, self.trace.temporary_bytes(method, call, captured))
@@ -124,7 +124,7 @@ class Prepared:
         return replace(self.plan, candidates=tuple(candidates))
 
 
-def _time(run: Callable[[], None], budget_seconds: float) -> float:
+def seconds_of(run: Callable[[], None], budget_seconds: float) -> float:
     """Median seconds of a few runs after one to warm up; a run that takes long is not repeated."""
     times: list[float] = []
     start = time.perf_counter()
@@ -232,7 +232,7 @@ def frozen(call: Call, prepared: Prepared, captured: Any, rebind: Callable[..., 
     def run(*args: Any, **kwargs: Any) -> Any:
         now = rebind(args, kwargs)
         if now.signature != signature:
-            raise _mismatch(planned, now)
+            raise mismatch(planned, now)
         if prepared.untried and checks and not prepared.trace.holds(now, captured):
             return prepared.runner(now, captured)  # f has changed since, and says nothing about this plan any more
         return prepared.run(now, captured)
@@ -240,7 +240,8 @@ def frozen(call: Call, prepared: Prepared, captured: Any, rebind: Callable[..., 
     return replace(prepared.plan, _run=run)
 
 
-def _mismatch(planned: Call, now: Call) -> CrelleShapeError:
+def mismatch(planned: Call, now: Call) -> CrelleShapeError:
+    """What is said of a plan that is called with other inputs."""
     lines = []
     for i, (name, expected) in enumerate(zip(planned.names, planned.inputs, strict=True)):
         got = now.inputs[i] if i < len(now.inputs) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Hashable
 from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
@@ -15,7 +16,7 @@ from crelle._errors import CrelleCheckError, CrelleTypeError, describe
 from crelle._formats import Format
 from crelle._patterns import product_of
 from crelle._plan import Candidate, Plan
-from crelle._prepare import Space
+from crelle._prepare import Space, mismatch, seconds_of
 from crelle.backends._protocol import Call, Compressed
 from crelle.pattern import SparsityPattern
 from crelle.tangent.cost import pass_seconds
@@ -34,6 +35,10 @@ class Estimated(Protocol):
     def candidates(self) -> tuple[Candidate, ...]:
         """What is run, and what was rejected, with prices."""
         ...
+
+
+#: Time that measuring a plan may take.
+ANALYZE_SECONDS = 2.0
 
 
 class Sparse:
@@ -149,6 +154,26 @@ class Sparse:
             others.append(replace(more, reason=f"{ratio:.3g}×; format={call.request.format!r} was asked for"))
         return chosen, *others
 
+    def frozen(self, call: Call, captured: Any, rebind: Callable[..., Call], analyze: bool) -> Plan:
+        """The plan made callable: the same products and captured values, whatever f does later."""
+        plan, signature = self.plan(call), call.signature
+        if analyze:
+            answer = lambda: call.backend.block_until_ready(self.entries(call, captured)[0])
+            chosen, *others = plan.candidates
+            measured = replace(chosen, measured=seconds_of(answer, ANALYZE_SECONDS))
+            plan = replace(plan, candidates=(measured, *others), checked=self.checked)
+        planned = replace(
+            call, args=(), kwargs={}, active=[], leaves=[], memo=None
+        )  # a plan keeps no array of its call
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            now = rebind(args, kwargs)
+            if now.signature != signature:
+                raise mismatch(planned, now)
+            return self.answer(now, captured)
+
+        return replace(plan, _run=run)
+
     def plan(self, call: Call) -> Plan:
         """What will be run, against the dense modes."""
         compressed, ways = self.compressed, self.compressed.ways
@@ -163,19 +188,23 @@ class Sparse:
                 f"{same} the same for every input: computed once, with {ways.constant.passes} "
                 f"product{'s' if ways.constant.passes > 1 else ''}"
             )
-        structure: tuple[str, ...] = ()
-        if ways.whole:
-            found = find_structure(
-                ways.pattern, call.inputs, compressed.outputs, input_names=call.names, symmetric=hessian
+        inputs, names = call.inputs, call.names  # not the call, which holds arrays
+
+        @functools.cache
+        def structure() -> tuple[str, ...]:
+            if not ways.whole:
+                return ()
+            return (
+                find_structure(ways.pattern, inputs, compressed.outputs, input_names=names, symmetric=hessian).sentence,
             )
-            structure = (found.sentence,)
+
         return Plan(
             kind=call.request.kind, function=call.name, inputs=call.inputs, outputs=compressed.f_outputs,
             input_names=call.names, backend=call.backend.name, version=call.backend.version, device=device,
             mode=chosen.mode, unit=chosen.unit, passes=chosen.passes, chunk=None, seconds=chosen.seconds,
             bytes=chosen.bytes, memory=None, candidates=(chosen, *others),
             result=f"{call.request.format}, {ways.pattern!r}",
-            notes=tuple(notes), checked=self.checked, _structure=lambda: structure,
+            notes=tuple(notes), checked=self.checked, _structure=structure,
         )  # fmt: skip
 
 

@@ -58,17 +58,22 @@ class Transform:
         """
         call = self._bind(args, kwargs)
         if self.request.format != "dense":
-            return sparse_for(call, self._space, self.given)[0].plan(call)
+            sparse, captured = sparse_for(call, self._space, self.given)
+            self._verify_values(call, analyze)
+            return sparse.frozen(call, captured, self._bind, analyze)
         prepared, captured = prepared_for(call, self._space)
+        self._verify_values(call, analyze)
         if analyze:
-            if call.abstract:
-                raise CrelleTypeError(
-                    describe(f"{call.text}: analyze=True runs f, and there are no values to run it on",
-                             try_="pass arrays instead of shapes, outside of any transformation")
-                )  # fmt: skip
             prepared.plan = prepared.analyzed(call, captured)
         structure = lines(call) if self.request.kind != "gradient" else None
         return replace(frozen(call, prepared, captured, self._bind), _structure=structure)
+
+    def _verify_values(self, call: Call, analyze: bool) -> None:
+        if analyze and call.abstract:
+            raise CrelleTypeError(
+                describe(f"{call.text}: analyze=True runs f, and there are no values to run it on",
+                         try_="pass arrays instead of shapes, outside of any transformation")
+            )  # fmt: skip
 
     def program(self, *args: Any, local: bool = False, **kwargs: Any) -> TangentProgram:
         """v ↦ Jv (Hv for a Hessian) as a list of linear maps: the chain rule of f at these types, printable.
