@@ -245,6 +245,44 @@ def test_read_only_vectors_are_taken():
         close(scipy_fun(lambda x: 2 * x, array(framework, x))(x), 2 * x)
 
 
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize("part", [slice(None, None, -1), slice(None, None, 2)])
+def test_vectors_that_are_views_and_integers(framework, part):
+    f = FUNCTIONS[framework]["residuals"]
+    view = np.arange(8.0)[part]
+    jac = scipy_jac(f, array(framework, np.ones(len(view))), format="csr")
+    close(jac(view), dense(framework, "jacobian", f, view.copy()))
+    close(jac(view.astype(int)), dense(framework, "jacobian", f, view.copy()))
+    close(jac.fun(view), np.asarray(f(array(framework, view.copy()))))
+
+
+@pytest.mark.parametrize("format", ["csr", "dense"])
+def test_modules_and_parameters(format, rng):
+    """Nothing is recorded for parameters that require gradients; when they change, so does the result."""
+    weight = torch.nn.Parameter(torch.ones(N, dtype=torch.float64))
+    f = lambda x: weight * x.sin() + 2 * x
+    x = rng.standard_normal(N)
+    jac = scipy_jac(f, torch.ones(N, dtype=torch.float64, requires_grad=True), format=format)
+    close(jac(x), np.diag(np.cos(x) + 2))
+    with torch.no_grad():
+        weight.mul_(3)
+    close(jac(x), np.diag(3 * np.cos(x) + 2))
+    close(jac.fun(x), 3 * np.sin(x) + 2 * x)
+    module = torch.nn.Sequential(torch.nn.Linear(N, N, dtype=torch.float64), torch.nn.Tanh())
+    layer = scipy_jac(module, torch.ones(N, dtype=torch.float64), format=format)
+    close(layer(x), torch.func.jacfwd(module)(torch.from_numpy(x)).detach().numpy())
+
+
+@pytest.mark.parametrize("format", ["csr", "dense"])
+def test_under_no_grad_and_with_grad(format):
+    hess = scipy_hess(energy, torch.ones(N, dtype=torch.float64), format=format)
+    x = np.linspace(1, 2, N)
+    with torch.no_grad():
+        first = hess(x)
+    close(first, dense("torch", "hessian", energy, x))
+    close(hess(x), dense("torch", "hessian", energy, x))
+
+
 def test_a_given_pattern_is_used():
     wide = crelle.SparsityPattern.from_dense(np.tri(N, N, 1) - np.tri(N, N, -2))
     jac = scipy_jac(lambda x: jnp.sin(x), jnp.ones(N), pattern=wide)
@@ -410,8 +448,23 @@ def test_integers_do_not_vary(framework):
 
 
 def test_functions_of_numpy_are_not_taken():
-    with pytest.raises(crelle.CrelleTypeError, match="no argument says that f is written in JAX or PyTorch"):
+    with pytest.raises(crelle.CrelleTypeError) as error:
         scipy_jac(lambda x: np.sin(x), np.ones(4))
+    assert message(error) == (
+        "crelle.interop.scipy_jac(f): no argument says that f is written in JAX or PyTorch\n"
+        "  called    f64[4]\n"
+        "  expected  one array of JAX or PyTorch among the arguments\n"
+        "  try       jnp.asarray(x0) or torch.as_tensor(x0); for a function of NumPy, which SciPy takes as it is, "
+        'jac=crelle.jacobian(f), with format="csr" and pattern= where it is sparse'
+    )
+
+
+def test_functions_of_numpy_need_no_callable_of_their_own():
+    """What that message says."""
+    pattern = np.eye(N) + np.eye(N, k=1)
+    f = lambda x: np.append(x[1:], 0) * x + x**3 - 2
+    found = scipy.optimize.least_squares(f, np.ones(N), jac=crelle.jacobian(f, format="csr", pattern=pattern))
+    np.testing.assert_allclose(f(found.x), 0, atol=1e-6)
 
 
 def test_what_is_asked_wrongly():

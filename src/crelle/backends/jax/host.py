@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import jax
@@ -17,3 +18,8 @@ def evaluated(f: Callable[..., Any]) -> Callable[..., Any]:
 def placed(like: Any, values: Any) -> Any:
     """Values of NumPy with the dtype of a leaf. Asked for a dtype, ``jnp.asarray`` takes twice as long."""
     return jnp.asarray(values.astype(like.dtype, copy=False))
+
+
+def without_record() -> AbstractContextManager[Any]:
+    """JAX records where it is asked to, and nowhere else."""
+    return nullcontext()

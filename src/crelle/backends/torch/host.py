@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
+import numpy as np
 import torch
 
 
@@ -19,6 +21,15 @@ def evaluated(f: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def placed(like: Any, values: Any) -> Any:
-    """Values of NumPy with the dtype and device of a leaf. Tensors cannot share memory that may only be read."""
+    """Values of NumPy with the dtype and device of a leaf.
+
+    Tensors cannot share memory that may only be read, or that goes backwards; and traces rest on strides.
+    """
+    values = np.ascontiguousarray(values) if values.ndim else values
     values = values if values.flags.writeable else values.copy()
     return torch.as_tensor(values, dtype=like.dtype, device=like.device)
+
+
+def without_record() -> AbstractContextManager[Any]:
+    """Where nobody will run a reverse pass through the results."""
+    return torch.no_grad()
