@@ -189,3 +189,14 @@ def test_a_wrong_colouring_would_be_found(monkeypatch):
     plan = J.plan(x)
     assert plan.mode in ("forward", "reverse")
     assert any("failed the check and was dropped" in note for note in plan.notes)
+
+
+@pytest.mark.parametrize("f", [stencil, torch_stencil])
+def test_a_result_that_does_not_fit_is_refused_before_anything_runs(f):
+    x = jnp.ones(3_000_000) if f is stencil else torch.ones(3_000_000)
+    with pytest.raises(crelle.CrelleMemoryError) as caught:
+        crelle.jacobian(f)(x)
+    text = str(caught.value)
+    assert "the dense result takes" in text
+    assert "3,000,000 × 3,000,000" in text
+    assert 'format="sparse" if most of it is zero' in text

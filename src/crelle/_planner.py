@@ -32,6 +32,7 @@ def make_plan(call: Call, trace: Trace) -> tuple[Plan, list[Method]]:
     selected = request.selection.resolve(rows, n)
     device = call.inputs[0].device if call.inputs else ""
     free = backend.available_memory(device)
+    _verify_size(call, trace, selected, rows, n, free)
     # an unknown amount of free memory is no bound
     budget = request.memory or (int(free * DEFAULT_SHARE) if free else None)
     mode, chunk = request.mode, request.chunk
@@ -92,6 +93,28 @@ def make_plan(call: Call, trace: Trace) -> tuple[Plan, list[Method]]:
     )
     usable = [chosen[1], *(method for c, method in others if _is_allowed(c.mode, mode))]
     return plan, usable
+
+
+def _verify_size(call: Call, trace: Trace, selected: Selected, m: int, n: int, free: int | None) -> None:
+    """Refuse a result that does not fit in memory, before anything is computed."""
+    if free is None or call.abstract or call.request.kind == "gradient":
+        return
+    if selected.entries is not None:
+        count = len(selected.entries[0])
+    else:
+        count = (m if selected.rows is None else len(selected.rows)) * (
+            n if selected.cols is None else len(selected.cols)
+        )
+    size = count * max((t.itemsize for t in (*call.inputs, *trace.outputs)), default=8)
+    if size > free:
+        raise CrelleMemoryError(
+            describe(
+                f"{call.text}: the dense result takes {bytes_text(size)}, and {bytes_text(free)} are free",
+                called=f"{types_text(call.inputs, call.names)}, {m:,} × {n:,}",
+                try_='format="sparse" if most of it is zero, rows=, cols= or entries= for a part, '
+                "or crelle.jvp, crelle.vjp and crelle.hvp for products",
+            )
+        )
 
 
 def _candidates(
