@@ -163,6 +163,29 @@ def test_banded_blocks_by_sparse_factors(framework, rng):
     np.testing.assert_allclose(mine, theirs, atol=1e-10)
 
 
+@pytest.mark.parametrize("framework", ["jax", "torch"])
+def test_products_come_in_chunks_where_memory_is_short(framework, rng, monkeypatch):
+    monkeypatch.setattr(crelle.determinants._factors, "CHUNK_BYTES", 1000)
+    if framework == "jax":
+        f, x = (lambda x: jnp.tanh(W @ x)), jnp.asarray(rng.standard_normal(6))
+    else:
+        f, x = (lambda x: torch.tanh(torch.from_numpy(W) @ x)), torch.from_numpy(rng.standard_normal(6))
+    agree(crelle.slogdet(f)(x), dense(f, x))
+    monkeypatch.setattr(crelle.determinants._factors, "CHUNK_BYTES", 200)
+    S = crelle.slogdet(f, check=False)
+    agree(S(2 * x), dense(f, 2 * x))
+
+
+def test_inference_mode(rng):
+    x, layer = torch.from_numpy(rng.standard_normal(6)), torch.nn.Linear(6, 6).double()
+    S = crelle.slogdet(layer)
+    expected = np.linalg.slogdet(layer.weight.detach().numpy())
+    for mode in (torch.inference_mode, torch.no_grad, torch.enable_grad):
+        with mode():
+            agree(S(x), expected)
+            agree(S(x * 1), expected)
+
+
 def test_signs_of_sparse_factors(rng):
     n = 301
     order = rng.permutation(n)
@@ -221,6 +244,14 @@ def test_holomorphic_functions(framework, rng):
     else:
         found = crelle.slogdet(lambda z: torch.from_numpy(M) @ torch.exp(z) * 2)(torch.from_numpy(z))
     agree(found, np.linalg.slogdet(J))
+
+
+def test_functions_that_are_not_holomorphic():
+    z, w = jnp.ones(2) + 1j, torch.ones(2) + 1j
+    for f, at in ((jnp.conj, z), (lambda z: jnp.conj(z) * z, z), (lambda z: abs(z) * z, z),
+                  (torch.conj, w), (lambda z: torch.conj(z) * z, w)):  # fmt: skip
+        with pytest.raises(crelle.CrelleTypeError, match="f is not holomorphic, and has no complex Jacobian"):
+            crelle.slogdet(lambda z, f=f: f(z))(at)
 
 
 def test_large_complex_blocks(rng):

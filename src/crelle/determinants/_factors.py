@@ -18,6 +18,8 @@ from crelle.tangent.program import Add, Dependence, Gather, LinearMap, TangentPr
 from crelle.tangent.sparsity import detect
 
 Ints = np.ndarray[Any, Any]
+#: Working set of the products of one factor that are run side by side.
+CHUNK_BYTES = 2**29
 #: Operations that add what they read as it is; differences and scaled sums are sums in a program, too.
 _SUMS = ("add", "add_any", "addcmul")
 
@@ -49,6 +51,11 @@ class Factor:
     def passes(self) -> int:
         """Products at each point."""
         return 0 if self.coloring is None else self.coloring.passes
+
+    @property
+    def chunk(self) -> int:
+        """Products that are run side by side, for the sake of memory."""
+        return max(1, int(CHUNK_BYTES / max(self.price.peak_bytes, 1.0)))
 
     @property
     def words(self) -> str:

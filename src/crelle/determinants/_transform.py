@@ -41,6 +41,7 @@ class Linear(Protocol):
 
     program: TangentProgram
     outputs: tuple[ArrayType, ...]
+    conjugates: str  # why it is not linear over the complex numbers, empty if it is
 
     def match(self, call: Call) -> Any | None:
         """What :meth:`build`'s result needs of a call, ``None`` if f has changed."""
@@ -83,10 +84,14 @@ class Prepared:
         program, outputs = without_empty(self.linear.program), self.linear.outputs
         self.outputs = outputs
         verify_square(call, outputs)
+        verify_holomorphic(call, self.linear.conjugates)
         count = count_samples(call, outputs) if batched else 1
         samples = Samples(call, program, outputs, count)
         self.notes: list[str] = []
         cuts = chain(program) if program.columns else []
+        if cuts and _is_complex(call) and any("conj" in m.name for m in program.maps):
+            # PyTorch conjugates twice on the way, and what lies between is not linear over the complex numbers
+            cuts = [program.inputs, program.outputs]
         self.factors: list[Factor] = []
         self.singular = ""
         if cuts is None:
@@ -144,7 +149,7 @@ class Slogdet:
         self.__name__ = f"slogdet({function_name(f)})"
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        call = bind(self.function, args, kwargs, self.request)
+        call = self._bind(args, kwargs)
         if self.given is not None and call.backend.name != "numpy":
             return self._of_given(call, self.given)
         found = self._prepared(call)
@@ -160,7 +165,7 @@ class Slogdet:
 
     def plan(self, *args: Any, **kwargs: Any) -> Plan:
         """How the determinant is found at these inputs, and why."""
-        call = bind(self.function, args, kwargs, self.request)
+        call = self._bind(args, kwargs)
         if self.given is not None and call.backend.name != "numpy":
             sparse, _, recipe, _ = self._sparse(call, self.given)
             plan = sparse.plan(call)
@@ -176,6 +181,12 @@ class Slogdet:
 
     def __repr__(self) -> str:
         return f"crelle.slogdet({function_name(self.function)}{', batched=True' if self.batched else ''})"
+
+    def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+        call = bind(self.function, args, kwargs, self.request)
+        if _is_complex(call):  # what is not holomorphic is refused
+            call.request = replace(call.request, holomorphic=True)
+        return call
 
     # -- from factors
 
@@ -238,10 +249,11 @@ class Slogdet:
             matrix, _ = self._matrix(replace(call, request=replace(call.request, check=False)))
         except Exception as error:  # a rule that is missing for batches
             return f"no: the dense Jacobian could not be formed ({type(error).__name__})"
-        host = np.asarray(call.backend.to_host(matrix)).astype(complex if _is_complex(call) else float)
+        # times 1: PyTorch may leave a conjugate for later, which NumPy does not know
+        host = np.asarray(call.backend.to_host(1 * matrix)).astype(complex if _is_complex(call) else float)
         matrices = self._blocks(call, host) if self.batched else host
         sign, log = np.linalg.slogdet(matrices)
-        signs, logs = (np.asarray(call.backend.to_host(part)) for part in found)
+        signs, logs = (np.asarray(call.backend.to_host(1 * part)) for part in found)
         epsilon = max((t.epsilon for t in call.inputs), default=2.0**-52)
         with np.errstate(all="ignore"):
             close = (np.abs(signs - sign) < 0.1) & (np.abs(logs - log) <= 1e-2 * epsilon**0.25 * (1 + np.abs(log)))
@@ -266,7 +278,7 @@ class Slogdet:
     # -- from the dense matrix
 
     def _jacobian_call(self, call: Call) -> Call:
-        request = replace(call.request, kind="jacobian", holomorphic=_is_complex(call))
+        request = replace(call.request, kind="jacobian")
         return bind(self.function, call.args if call.f is self.function else self._args(call), call.kwargs, request)
 
     def _args(self, call: Call) -> tuple[Any, ...]:
@@ -348,6 +360,24 @@ class Slogdet:
         data, finish = sparse.entries(asked, captured)
         tables: dict[str, Any] = dict(recipe.arrays)
         return finish(rules_of(call.backend).total(data, recipe, tables))
+
+
+def verify_holomorphic(call: Call, conjugates: str) -> None:
+    """Refuse derivatives of complex arguments that are linear over the reals only.
+
+    Raises:
+        CrelleTypeError: a tangent is conjugated, or its real part is taken.
+    """
+    if conjugates and _is_complex(call):
+        raise CrelleTypeError(
+            describe(
+                f"{call.text}: f is not holomorphic, and has no complex Jacobian",
+                called=types_text(call.inputs, call.names),
+                expected="a function that reads its complex argument z, and not its conjugate",
+                likely=conjugates,
+                try_="the real and imaginary parts as real arguments and results",
+            )
+        )
 
 
 def _is_complex(call: Call) -> bool:

@@ -23,7 +23,7 @@ from crelle.determinants import _sparse
 from crelle.determinants._factors import Factor
 from crelle.determinants._recipe import Recipe, SparseBlock
 from crelle.determinants._result import CannotFactor, SlogdetResult
-from crelle.tangent.program import Dependence, Gather, Scale, TangentProgram
+from crelle.tangent.program import Dependence, Gather, Scale, TangentProgram, live
 
 Arrays = list[Any]
 Values = dict[Any, Any]
@@ -199,6 +199,8 @@ class JaxLinear:
         for eqn in jaxpr.eqns:
             if len({isinstance(self.entries[v], Tangent) for v in eqn.outvars}) > 1:
                 raise CannotFactor(f"values and tangents go through {eqn.primitive.name} together")
+        taken = [m.name for m in live(self.program) if m.name in ("real", "imag", "conj")]
+        self.conjugates = f"its derivative goes through {taken[0]}" if taken else ""
 
     def match(self, call: Call) -> Layout | None:
         """The layout of a call, if f is what it was: zeros of what it captures decide about its structure."""
@@ -295,6 +297,9 @@ class JaxLinear:
 
         if factor.passes == 1:
             return product(0)
+        if factor.passes > factor.chunk:
+            numbers = jnp.arange(factor.passes, dtype=colors.dtype)
+            return jax.lax.map(product, numbers, batch_size=factor.chunk).reshape(-1)
         return jax.vmap(product)(jnp.arange(factor.passes, dtype=colors.dtype)).reshape(-1)
 
 

@@ -95,7 +95,8 @@ class Zeros(Lowering):
 
         def of_node(n: fx.Node) -> Any:
             if n is predicate:
-                return None if n in self._stand_ins else self.known(n)
+                value = None if n in self._stand_ins else self.known(n)
+                return value if value is None else value.cpu()
             spec = spec_of_node(n)
             value = self.known(n)
             assert isinstance(spec, Spec)
@@ -128,6 +129,7 @@ class TorchLinear:
         self.seen = [(t, t._version, None if t.requires_grad else t.detach().clone()) for t in lifted]
         self.program = TangentProgram()
         self.lowering = self._lowered(flat, list(lifted))
+        self.conjugates = self._conjugates(flat, list(lifted)) if any(t.is_complex for t in call.inputs) else ""
 
     @torch.inference_mode(False)
     def _lowered(self, flat: FlatFunction, lifted: list[Tensor]) -> Zeros:
@@ -195,6 +197,23 @@ class TorchLinear:
         self.results: list[Any] = list(module.graph.output_node().args[0])[len(made) :]  # type: ignore[arg-type]
         return lowering
 
+    @torch.inference_mode(False)
+    def _conjugates(self, flat: FlatFunction, lifted: list[Tensor]) -> str:
+        """Whether J (i v) is not i J v, for a random v: PyTorch conjugates twice on the way, which is no harm."""
+        generator = torch.Generator().manual_seed(0)
+        types = [self.program.types[i] for i in self.program.inputs]
+        arrays = [*run.plain_leaves(flat.dynamic), *(t.detach() for t in lifted)]
+        seeds = [torch.randn(t.shape, dtype=torch.complex128, generator=generator) for t in types]
+        seeds = [s.to(arrays[0].device, run.dtype_of(t.dtype)) for s, t in zip(seeds, types, strict=True)]
+        replay, count = graph.compile_graph(self.lowering.module), len(self.program.outputs)
+        with torch.no_grad():
+            there = [r.clone() for r in replay(*arrays, *seeds)[:count]]
+            turned = replay(*arrays, *(1j * s for s in seeds))[:count]
+        for a, b in zip(there, turned, strict=True):
+            if (1j * a - b).abs().max() > 1e-2 * a.abs().max():
+                return "a product with i v is not i times that with v"
+        return ""
+
     def match(self, call: Call) -> Any | None:
         """The tensors that f captures, if f is what it was; of those that are not trained also the values."""
         found = self.trace.match(call)
@@ -210,6 +229,7 @@ class TorchLinear:
             self.seen[i] = (t, t._version, copy)
         return found
 
+    @torch.inference_mode(False)
     def build(self, factors: Sequence[Factor], recipe: Recipe) -> Callable[[Call, Any], Any]:
         """What computes the answer of a call with what it captures."""
         tables = {name: torch.from_numpy(np.asarray(a)) for name, a in recipe.arrays.items()}
@@ -229,7 +249,7 @@ class TorchLinear:
             flat, lifted = captured
             if flat.call is not call:
                 flat = FlatFunction(call, flat.layout)
-            dynamic = run.plain_leaves(flat.dynamic) if torch.is_inference_mode_enabled() else flat.dynamic
+            dynamic = [t.clone() if t.is_inference() else t for t in flat.dynamic]  # autograd cannot keep these
             if replay is None:
                 plain = [*run.plain_leaves(flat.dynamic), *(t.detach() for t in lifted)]
                 with watch.tracing():
@@ -291,9 +311,11 @@ class TorchLinear:
         hot = torch.from_numpy(colors[None, :] == np.arange(count)[:, None]).to(device)
         parts = torch.split(hot, [t.size for t in types], 1)
         seeds = [p.to(run.dtype_of(t.dtype)).reshape(count, *t.shape) for p, t in zip(parts, types, strict=True)]
-        leaves = run.batch(lambda *v: self._push(env, factor, v), seeds)
-        joined = torch.cat([leaf.reshape(count, -1) for leaf in leaves], 1).reshape(-1)
-        return joined[torch.from_numpy(factor.place).to(device)]
+        pieces = []
+        for start, stop in run.chunks(count, factor.chunk):
+            leaves = run.batch(lambda *v: self._push(env, factor, v), [s[start:stop] for s in seeds])
+            pieces.append(torch.cat([leaf.reshape(stop - start, -1) for leaf in leaves], 1).reshape(-1))
+        return torch.cat(pieces)[torch.from_numpy(factor.place).to(device)]
 
 
 def _applied(node: fx.Node, read: Callable[[fx.Node], Any]) -> Any:
@@ -361,7 +383,7 @@ class SparseSlogdet(torch.autograd.Function):
         ctx.save_for_backward(entries)
         ctx.block = block
         sign, log = (torch.from_numpy(np.asarray(a)).to(entries.device)
-                     for a in _sparse.slogdet(entries.detach().cpu().numpy(), block))  # fmt: skip
+                     for a in _sparse.slogdet(entries.detach().resolve_conj().cpu().numpy(), block))  # fmt: skip
         if not entries.is_complex():
             ctx.mark_non_differentiable(sign)
         ctx.sign = sign
@@ -372,10 +394,12 @@ class SparseSlogdet(torch.autograd.Function):
     def backward(ctx: Any, of_sign: Tensor | None, of_log: Tensor) -> Any:
         """d log det = tr(J⁻¹ dJ), which reads J⁻¹ on the pattern only."""
         (entries,) = ctx.saved_tensors
-        slope = torch.from_numpy(_sparse.slope(entries.detach().cpu().numpy(), ctx.block)).to(entries.device)
+        slope = torch.from_numpy(_sparse.slope(entries.detach().resolve_conj().cpu().numpy(), ctx.block)).to(
+            entries.device
+        )
         change = of_log.to(entries.dtype)
         if entries.is_complex() and of_sign is not None:  # d sign = i · sign · Im tr(J⁻¹ dJ)
-            change = change - 1j * (of_sign.conj() * 1j * ctx.sign).real
+            change = change + 1j * (of_sign.conj() * 1j * ctx.sign).real
         return slope.conj() * change, None
 
 
