@@ -12,6 +12,11 @@ from benchmarks.harness import Contestant
 OURS = "crelle"
 
 
+def mode_of(candidate: str) -> str:
+    """The ``mode=`` that gives a candidate of a plan, which may also say what is coloured."""
+    return "coloured" if candidate.startswith("coloured") else candidate
+
+
 @dataclass(slots=True)
 class Problem:
     """A task that was built: its contestants, and what its report says besides times.

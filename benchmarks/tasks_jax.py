@@ -13,7 +13,7 @@ import numpy as np
 
 import crelle
 from benchmarks.harness import Contestant
-from benchmarks.problem import OURS, Problem, Task
+from benchmarks.problem import OURS, Problem, Task, mode_of
 
 Function = Callable[[Any], Any]
 #: A function and the point; arguments are dtype and whether to be small.
@@ -245,7 +245,7 @@ def problem(
     contestants += [contestant(name, transform(f)) for name, transform in peers.items()]
     plan = kind(f).plan(x[0] if batched else x)
     if modes:
-        usable = {c.mode for c in plan.candidates if c.passes >= 0}
+        usable = {mode_of(c.mode) for c in plan.candidates if c.passes >= 0}
         slow = {"forward" if name == FORWARD else "reverse" for name in skip}
         contestants += [contestant(f"{OURS} {mode}", kind(f, mode=mode)) for mode in sorted(usable - slow)]
     chosen = {"mode": plan.mode, "chunk": plan.chunk, "method": plan.method}

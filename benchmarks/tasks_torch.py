@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import crelle
 from benchmarks.harness import Contestant
-from benchmarks.problem import OURS, Problem, Task
+from benchmarks.problem import OURS, Problem, Task, mode_of
 
 Function = Callable[[Any], Any]
 Maker = Callable[[torch.dtype, bool], tuple[Function, Tensor]]
@@ -187,7 +187,7 @@ def problem(
     plan = transform.plan(x)
     crelle.clear_caches()
     if modes:
-        usable = sorted({c.mode for c in plan.candidates if c.passes >= 0})
+        usable = sorted({mode_of(c.mode) for c in plan.candidates if c.passes >= 0})
         forced = {mode: kind(f, mode=mode) for mode in usable}
         contestants += [Contestant(f"{OURS} {mode}", lambda t=t: t(x)) for mode, t in forced.items() if _works(t, x)]
     chosen = {"mode": plan.mode, "chunk": plan.chunk, "method": plan.method}

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import crelle
-from benchmarks import bars, choices, coloring, exactness, report, sparse
+from benchmarks import bars, choices, coloring, exactness, problem, report, sparse
 from benchmarks.harness import SMOKE, Contestant
 from benchmarks.problem import OURS, Problem
 from tests.colorings import grids
@@ -190,3 +190,14 @@ def test_a_bar_on_the_mean_takes_the_geometric_one():
     assert (of_worst.worst, of_worst.text) == (8.0, "missed")
     (nothing,) = bars.judge([], [mean])
     assert nothing.text == "not measured"
+
+
+def test_a_win_does_not_pay_for_a_loss():
+    def regret(ratio: float) -> float | None:
+        return bars.regret({"best_peer": "p", "ratios": {"p": {"median": ratio}}})
+
+    assert (regret(0.1), regret(1.3), bars.regret({"quantity": {}})) == (1.0, 1.3, None)
+
+
+def test_candidates_of_plans_are_asked_for_by_their_mode():
+    assert [problem.mode_of(name) for name in ("forward", "coloured columns")] == ["forward", "coloured"]
