@@ -99,7 +99,7 @@ def test_captured_tensors_that_change_are_seen():
 def test_modules_by_their_parameters():
     model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Tanh()).double()
     x = torch.rand(4, 3, dtype=F64)
-    found = crelle.jacobian(model, wrt="params", format="csr")(x)
+    found = crelle.jacobian(model, wrt="params", format="csr", flatten=True)(x)
     dense = crelle.jacobian(model, wrt="params", flatten=True)(x).detach()
     np.testing.assert_allclose(found.toarray(), dense, rtol=1e-12, atol=1e-13)
 

@@ -32,10 +32,11 @@ if TYPE_CHECKING:
     from crelle.backends.torch.lowering.walk import Lowering
 
 
-#: (arrays, captured) -> (products, value, aux)
-Replay = Callable[[Sequence[Tensor], Sequence[Tensor]], tuple[Tensor, list[Tensor], list[Tensor]]]
+Results = tuple[Tensor, list[Tensor], list[Tensor]]
+#: (arrays, captured, seeds) -> (products, value, aux)
+Replay = Callable[[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]], Results]
 #: (arrays, captured) -> (entries, value, aux)
-Program = Replay
+Program = Callable[[Sequence[Tensor], Sequence[Tensor]], Results]
 
 
 class TorchCompressed:
@@ -107,24 +108,26 @@ class TorchCompressed:
         dynamic = run.plain_leaves(flat.dynamic) if torch.is_inference_mode_enabled() else flat.dynamic
         if self.program is None:
             self.program = self._record(flat, lifted)
+            self.parts = None
         data, values, aux = self.program(dynamic, lifted)
         return data, lambda matrix: flat.assemble(matrix, values, aux)
 
     def _record(self, flat: FlatFunction, lifted: list[Tensor]) -> Program:
         """(arrays, captured) -> (entries, value, aux), replayed."""
-        if self.parts is not None and self.ways.constant is not None:
-            try:
-                return self._record_parts(flat, lifted, self.parts, self.ways.constant)
-            except CannotSplit as why:
-                self._run_all(self.ways.constant, str(why))
-        return self._record_whole(flat, lifted)
+        kernels: Any = run.plain_kernels() if self.trace.plain_kernels else contextlib.nullcontext()
+        with kernels:
+            if self.parts is not None and self.ways.constant is not None:
+                try:
+                    return self._record_parts(flat, lifted, self.parts, self.ways.constant)
+                except CannotSplit as why:
+                    self._run_all(self.ways.constant, str(why))
+            return self._record_whole(flat, lifted)
 
     def _run_all(self, coloring: Coloring, why: str) -> None:
         """From now on all of the matrix is run at each point, with the products that would have been run once."""
         place = places(coloring, total_size(self.outputs))
         every = np.ones_like(self.ways.varies)
         self.ways = replace(self.ways, coloring=coloring, place=place, constant=None, varies=every)
-        self.parts = None
         self.notes = (*self.notes, f"what is the same for every input is run with the rest: {why}")
 
     def _record_whole(self, flat: FlatFunction, lifted: list[Tensor]) -> Program:
@@ -138,15 +141,15 @@ class TorchCompressed:
             jobs.append((mode, self._column_seeds(coloring, device)))
         if coloring is not None and coloring.row_colors is not None:
             jobs.append(("reverse", _seeds(coloring.row_colors, coloring.row_passes, self.outputs, device)))
-        replays = [self._products(flat, dynamic, lifted, mode, seeds) for mode, seeds in jobs]
+        replays = [(self._products(flat, dynamic, lifted, mode, seeds), seeds) for mode, seeds in jobs]
         out = run.dtype_of(self.outputs[0].dtype) if self.outputs else torch.float64
 
         def program(arrays: Sequence[Tensor], captured: Sequence[Tensor]) -> Any:
             values: list[Tensor] = []
             aux: list[Tensor] = []
             pieces: list[Tensor] = []
-            for replay in replays:
-                piece, values, aux = replay(arrays, captured)
+            for replay, seeds in replays:
+                piece, values, aux = replay(arrays, captured, seeds)
                 pieces.append(piece)
             if not pieces:
                 outputs, aux = flat(*arrays)
@@ -159,7 +162,7 @@ class TorchCompressed:
     def _products(
         self, flat: FlatFunction, dynamic: list[Tensor], lifted: list[Tensor], mode: str, seeds: list[Tensor]
     ) -> Replay:
-        """(arrays, captured) -> (products of all of the matrix, value, aux)."""
+        """(arrays, captured, seeds) -> (products of all of the matrix, value, aux)."""
         active, places = flat.active, len(dynamic)
 
         def products(*arrays: Any) -> Any:
@@ -171,9 +174,7 @@ class TorchCompressed:
             leaves = run.batch(linear, list(arrays[places:]))
             return _joined(leaves), values.outputs, values.aux
 
-        kernels: Any = run.plain_kernels() if self.trace.plain_kernels else contextlib.nullcontext()
-        with kernels:
-            return _replayed(products, dynamic, lifted, seeds)
+        return _replayed(products, dynamic, lifted, seeds)
 
     def _record_parts(self, flat: FlatFunction, lifted: list[Tensor], parts: Parts, once: Coloring) -> Program:
         """What is constant is computed here; the program adds what varies, at the entries where something does."""
@@ -195,9 +196,10 @@ class TorchCompressed:
 
         entries = torch.from_numpy(places(once, total_size(self.outputs)).astype(np.int64)).to(device)
         seeds = [] if ways.coloring is None else self._column_seeds(ways.coloring, device)
+        seeds_once = self._column_seeds(once, device)
         try:
             symmetric = not self.hessian or _is_symmetric(lambda *s: one_constant(*dynamic, *s), self.inputs, device)
-            run_constant = _replayed(constant, dynamic, lifted, self._column_seeds(once, device))
+            run_constant = _replayed(constant, dynamic, lifted, seeds_once)
             run_varying = _replayed(varying, dynamic, lifted, seeds)
         except CrelleError:
             raise
@@ -209,14 +211,15 @@ class TorchCompressed:
         at = torch.from_numpy(np.flatnonzero(varies)).to(device)
         place = torch.from_numpy(ways.place[varies].astype(np.int64)).to(device)
         with torch.no_grad():
-            known = run_constant(dynamic, lifted)[0].index_select(0, entries)
+            known = run_constant(dynamic, lifted, seeds_once)[0].index_select(0, entries)
             known_at = known[at]
 
         def program(arrays: Sequence[Tensor], captured: Sequence[Tensor]) -> Any:
-            products, values, aux = run_varying(arrays, captured)
+            products, values, aux = run_varying(arrays, captured, seeds)
             data, data_at = known, known_at
             if _followed(captured):
-                data = run_constant(arrays, captured)[0].index_select(0, entries)
+                anew = self._column_seeds(once, device)  # too large to be kept
+                data = run_constant(arrays, captured, anew)[0].index_select(0, entries)
                 data_at = data[at]
             if not len(at):
                 return data.clone(), values, aux
@@ -230,10 +233,9 @@ class TorchCompressed:
 
 
 def _replayed(
-    f: Callable[..., tuple[Tensor, list[Tensor], list[Tensor]]], dynamic: list[Tensor], lifted: list[Tensor],
-    seeds: list[Tensor],
+    f: Callable[..., Results], dynamic: list[Tensor], lifted: list[Tensor], seeds: list[Tensor],
 ) -> Replay:  # fmt: skip
-    """Record (arrays, seeds) -> (products, value, aux) at these seeds."""
+    """Record (arrays, seeds) -> (products, value, aux) for seeds like these."""
     counts: dict[str, int] = {}
 
     def flattened(*arrays: Any) -> Any:
@@ -245,7 +247,7 @@ def _replayed(
         module = programs.lift(programs.traced(flattened, [*dynamic, *seeds]), lifted, len(dynamic))
     replay = graph.compile_graph(graph.optimise(module))
 
-    def replayed(arrays: Sequence[Tensor], captured: Sequence[Tensor]) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    def replayed(arrays: Sequence[Tensor], captured: Sequence[Tensor], seeds: Sequence[Tensor]) -> Results:
         products, *rest = replay(*arrays, *captured, *seeds)
         return products, rest[: counts["values"]], rest[counts["values"] :]
 
