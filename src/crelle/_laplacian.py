@@ -44,8 +44,8 @@ def laplacian(
     """Δf(x) = Σ_i ∂²f(x) / ∂x[i]², exact: the trace of the Hessian of a scalar function f.
 
     Two ways are priced. Coloured: Hessian-vector products that give the diagonal, one for each group of inputs that
-    have no second derivative in common. Forward (JAX): f is run once with the tangents of all groups and the Laplacian
-    beside every value; that is about half the work where the Hessian is dense.
+    have no second derivative in common. Forward: f is run once with the tangents of all groups and the Laplacian beside
+    every value; that is about half the work where the Hessian is dense.
 
     Args:
         f: a function of arrays that returns a scalar.
@@ -139,12 +139,12 @@ class Laplacian(Reduced):
         call = bind(self.function, args, kwargs, self.request)
         found = self._prepare(call, args, kwargs)
         way = self._way(call, found)
+        if way.chosen and way.untried and not call.abstract:
+            way.untried = False
+            if call.request.check:
+                self._checked(call, found[1], way)
         if way.chosen:
             assert way.forward is not None
-            if way.untried and not call.abstract:
-                if call.request.check:
-                    self._check(call, found[1], way)
-                way.untried = False
             data, finish = way.forward.values(call, found[1])
             answer = finish(data)
         else:
@@ -229,11 +229,22 @@ class Laplacian(Reduced):
         try:
             forward = module.ForwardLaplacian(call, sparse.compressed, captured, colors, self.batched, memory)
         except Exception as error:  # an operation without a forward rule
-            return _Way(None, f"{type(error).__name__}: {error}".split("\n")[0][:100], False)
+            text = f"{type(error).__name__}: {error}".split("\n")[0][:120]
+            return _Way(None, text.removeprefix("NoForwardLaplacian: "), False)
         rates = call.backend.rates(device)
         mine, theirs = (pass_seconds(price, rates, 1, 1) for price in (forward.price, forward.products))
         chosen = self.mode == "forward" or (self.mode == "auto" and mine < theirs)
         return _Way(forward, "", chosen)
+
+    def _checked(self, call: Call, captured: Any, way: _Way) -> None:
+        """Check the forward way; should it fail, the other way is taken, if that is left to choose."""
+        try:
+            self._check(call, captured, way)
+        except CrelleCheckError:
+            if self.mode == "forward":
+                way.untried = True
+                raise
+            way.forward, way.chosen, way.why = None, False, "failed the check"
 
     def _check(self, call: Call, captured: Any, way: _Way) -> None:
         """Compare one seed with a Hessian-vector product; with random signs, so that a coupling inside of it shows.
