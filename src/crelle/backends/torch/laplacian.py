@@ -111,7 +111,7 @@ class ForwardLaplacian:
         for seed in seeds:
             seed[:color] = 0
             seed[color + 1 :] = 0
-        return float(self._replay(*run.plain_leaves(flat.dynamic), *lifted, *seeds)[0].sum())
+        return float(self._replay(*run.plain_leaves(flat.dynamic), *lifted, *seeds)[0].detach().sum())
 
     def _seeds(self, colors: Any, device: torch.device) -> list[Tensor]:
         hot = torch.from_numpy(colors).to(device) == torch.arange(self.seeds, device=device)[:, None]
