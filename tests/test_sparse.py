@@ -335,3 +335,24 @@ def test_plans_are_measured_and_called(framework):
 def test_a_plan_of_shapes_is_not_measured():
     with pytest.raises(crelle.CrelleTypeError, match="analyze=True runs f"):
         crelle.jacobian(burgers, format="csr").plan(jax.ShapeDtypeStruct((N,), np.float64), analyze=True)
+
+
+@pytest.mark.parametrize("format", ["triplets", "dense"])
+def test_values_of_a_transformation_may_be_captured(format):
+    x, p = point(N), jnp.linspace(1.0, 2.0, N)
+
+    def entries(x, p):
+        found = crelle.jacobian(lambda z: p * z**2 + 3 * jnp.roll(z, 1), format=format)(x)
+        return jnp.diag(found) if format == "dense" else found[2][found[0] == found[1]]
+
+    for run in (jax.jit(entries), lambda x, p: jax.vmap(entries)(x[None], p[None])[0]):
+        np.testing.assert_allclose(run(x, p), 2 * p * x, rtol=1e-12)
+    slope = jax.jit(jax.grad(lambda p: entries(x, p).sum()))(p)
+    np.testing.assert_allclose(slope, 2 * x, rtol=1e-12)
+
+
+def test_a_captured_index_of_a_transformation_is_conservative():
+    x = point(6)
+    f = lambda x, i: crelle.jacobian(lambda z: z[i] * z, format="sparse")(x).todense()
+    i = jnp.array([1, 2, 3, 4, 5, 0])
+    np.testing.assert_allclose(jax.jit(f)(x, i), jax.jacfwd(lambda z: z[i] * z)(x), rtol=1e-12)

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.extend import core as jex
 
 from crelle._arrays import ArrayType, total_size
@@ -39,7 +40,11 @@ class JaxCompressed:
 
     def __init__(self, call: Call, given: SparsityPattern | None = None) -> None:
         self.call_types = call.inputs
-        self.parts = parts_of(call)
+        found = traced(call)
+        lifted = None
+        if found.closed is not None and any(isinstance(c, jax.core.Tracer) for c in found.closed.consts):
+            lifted = (found.closed.jaxpr, found.closed.consts)  # values of a transformation that is under way
+        self.parts = parts_of(call, lifted=lifted)
         self.outputs, self.f_outputs = self.parts.outputs, self.parts.f_outputs
         self.price = self.parts.program.cost()
         self.notes: tuple[str, ...] = ()
@@ -49,7 +54,6 @@ class JaxCompressed:
         )
         if given is not None:
             given_pattern(call, given, total_size(self.outputs))
-        found = traced(call)
         assert found.closed is not None
         self.jaxpr = found.closed.jaxpr
         self.key = found.key
@@ -61,7 +65,8 @@ class JaxCompressed:
         self._jitted = jax.jit(lambda consts, dynamic, tables: self._compute(consts, dynamic, tables))
         self._constant: Any = None
         self.chunk = self._chunk(call)
-        self.tables = self._tables()
+        with jax.ensure_compile_time_eval():  # inside of jit, they would be computed anew at each call
+            self.tables = self._tables()
 
     def _chunk(self, call: Call) -> int | None:
         """How many products at a time, where a diagonal is wanted and all of them are too large for the memory."""
@@ -167,7 +172,8 @@ class JaxCompressed:
             linear: Linear
             if ways.constant is not None:
                 values, aux = g(*active)
-                linear = lambda *t: self._split(dynamic, list(t))[1]
+                values_of = [*dynamic, *(consts[i] for i in self.parts.loose)]
+                linear = lambda *t: self._split(values_of, list(t))[1]
             else:
                 values, aux, linear = self._linearised(g, active, "forward")
             pieces.append(self._pushed(linear, tables["cols"], ways.coloring.column_passes, self.call_types))
@@ -200,6 +206,8 @@ class JaxCompressed:
         """The entries in CSR order, and what puts the matrix into the user's answer."""
         layout, consts = captured
         dynamic = FlatFunction(call, layout).dynamic
-        run_it = self._compute if call.abstract else self._jitted
-        data, values, aux = run_it(consts, dynamic, self.tables)
+        if call.abstract:  # XLA would fold what it can compute of the tables, and take long for it
+            data, values, aux = self._compute(consts, dynamic, lax.optimization_barrier(self.tables))
+        else:
+            data, values, aux = self._jitted(consts, dynamic, self.tables)
         return data, lambda matrix: assemble(call, layout, matrix, values, aux)

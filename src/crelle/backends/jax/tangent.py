@@ -26,6 +26,7 @@ class Parts:
         jaxpr: of the values of f (differentiated ones first), then tangents, or cotangents if it is transposed.
         kinds: what each value depends on.
         active: how many values are differentiated.
+        loose: places, among what f captures, of the values that come last among those of the jaxpr.
         f_outputs: types of what f returns; ``outputs`` of what the rows of the matrix belong to.
     """
 
@@ -33,6 +34,7 @@ class Parts:
     kinds: list[Dependence]
     program: TangentProgram
     active: int
+    loose: list[int]
     f_outputs: tuple[ArrayType, ...]
     outputs: tuple[ArrayType, ...]
 
@@ -128,7 +130,7 @@ def parts_of(call: Call, known: bool = False, lifted: tuple[jex.Jaxpr, list[Any]
             continue
         made = call.inputs if program.transposed or hessian else outputs
         program.output_types = [replace(t, dtype=o.dtype) for t, o in zip(program.output_types, made, strict=True)]
-        return Parts(jaxpr, kinds, program, active, outputs, call.inputs if hessian else outputs)
+        return Parts(jaxpr, kinds, program, active, loose, outputs, call.inputs if hessian else outputs)
     raise CrelleTypeError(
         describe(
             f"{call.text}: f has no derivative that JAX can trace",
