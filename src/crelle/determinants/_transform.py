@@ -150,7 +150,7 @@ class Slogdet:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         call = self._bind(args, kwargs)
-        if self.given is not None and call.backend.name != "numpy":
+        if self.given is not None:
             return self._of_given(call, self.given)
         found = self._prepared(call)
         if isinstance(found, str):
@@ -166,7 +166,7 @@ class Slogdet:
     def plan(self, *args: Any, **kwargs: Any) -> Plan:
         """How the determinant is found at these inputs, and why."""
         call = self._bind(args, kwargs)
-        if self.given is not None and call.backend.name != "numpy":
+        if self.given is not None:
             sparse, _, recipe, _ = self._sparse(call, self.given)
             plan = sparse.plan(call)
             blocks = f"{recipe.table.size:,} diagonal blocks of the pattern that was passed are computed"
@@ -338,7 +338,8 @@ class Slogdet:
         if form is not None:
             inside = form.block[pattern.rows] == form.block_of_column[pattern.indices]
             part = SparsityPattern.from_triplets(pattern.rows[inside], pattern.indices[inside], pattern.shape)
-        request = replace(self.request, format="triplets", part=part, flatten=True)
+        kind = "jacobian" if call.backend.name == "numpy" else self.request.kind  # its modes are listed by kind
+        request = replace(call.request, kind=kind, format="triplets", part=part, flatten=True)
         asked = replace(call, request=request)
         sparse, captured = sparse_for(asked, self._space, pattern)
         outputs = sparse.compressed.f_outputs
