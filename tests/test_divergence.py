@@ -218,3 +218,16 @@ def test_products_in_chunks_where_memory_is_short(monkeypatch):
     expected = jnp.diagonal(jax.hessian(lambda x: jnp.tanh(x @ A).prod())(x[0]))
     np.testing.assert_allclose(hessian.diagonal(x[0]), expected, rtol=1e-12)
     crelle.clear_caches()
+
+
+def test_plans_can_be_called():
+    x = jnp.asarray(X[0])
+    np.testing.assert_allclose(crelle.divergence(mlp).plan(x)(2 * x), dense(mlp, 2 * x), rtol=1e-12)
+    plan = crelle.laplacian(lambda x: mlp(x).sum(), value=True).plan(x)
+    value, found = plan(2 * x)
+    np.testing.assert_allclose(value, mlp(2 * x).sum(), rtol=1e-12)
+    np.testing.assert_allclose(found, jnp.trace(jax.hessian(lambda x: mlp(x).sum())(2 * x)), rtol=1e-12)
+    with pytest.raises(crelle.CrelleShapeError, match="this plan was made for other inputs"):
+        plan(jnp.ones(7))
+    eager = crelle.divergence(lambda x: torch.sin(x) * x[0].item()).plan(torch.ones(3, dtype=torch.float64))
+    np.testing.assert_allclose(eager(torch.zeros(3, dtype=torch.float64)), 0)

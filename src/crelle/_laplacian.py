@@ -135,9 +135,7 @@ class Laplacian(Reduced):
         )  # fmt: skip
         self._space = space_for(f, ("laplacian", batched, request))
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        call = bind(self.function, args, kwargs, self.request)
-        found = self._prepare(call, args, kwargs)
+    def _answered(self, call: Call, found: Any) -> Any:
         way = self._way(call, found)
         if way.chosen and way.untried and not call.abstract:
             way.untried = False
@@ -148,16 +146,13 @@ class Laplacian(Reduced):
             data, finish = way.forward.values(call, found[1])
             answer = finish(data)
         else:
-            answer = self._answered(call, found)
+            answer = super()._answered(call, found)
         if not self.batched:
             return answer
         return (answer[1], answer[0]) if self._wants_value else answer[0]
 
-    def plan(self, *args: Any, **kwargs: Any) -> Plan:
-        """Which way was taken at these inputs, and why."""
-        call = bind(self.function, args, kwargs, self.request)
-        found = self._prepare(call, args, kwargs)
-        made, way = self._planned(call, found), self._way(call, found)
+    def _planned(self, call: Call, found: Any) -> Plan:
+        made, way = super()._planned(call, found), self._way(call, found)
         if self.batched:  # of f, not of the sum of what it returns
             made = replace(made, outputs=(ArrayType(made.outputs[0].dtype, call.inputs[0].shape[:1]),))
         if way.forward is None:

@@ -14,7 +14,7 @@ from crelle._arrays import ArrayType, total_size
 from crelle._call import bind
 from crelle._errors import CrelleTypeError
 from crelle._plan import Plan
-from crelle._prepare import Prepared, prepared_for
+from crelle._prepare import Prepared, mismatch, prepared_for
 from crelle._questions import Question
 from crelle._request import Request
 from crelle._sparse import Sparse, sparse_for
@@ -100,9 +100,24 @@ class Reduced(Question):
         return self._of_dense(dense, prepared, captured)
 
     def plan(self, *args: Any, **kwargs: Any) -> Plan:
-        """Which products are run at these inputs, and why."""
+        """Which products are run at these inputs, and why; the plan can be called, with what f captures now."""
         call = bind(self.function, args, kwargs, self.request)
-        return self._planned(call, self._prepare(call, args, kwargs))
+        found = self._prepare(call, args, kwargs)
+        planned = replace(
+            call, args=(), kwargs={}, active=[], leaves=[], memo=None
+        )  # a plan keeps no array of its call
+        made = self._planned(call, found)
+        kept = found if isinstance(found[0], Sparse) else (*found[:2], None, found[3])
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            now = bind(self.function, args, kwargs, self.request)
+            if now.signature != planned.signature:
+                raise mismatch(planned, now)
+            if isinstance(kept[0], Sparse):
+                return self._answered(now, kept)
+            return self._answered(now, (*kept[:2], self._dense(args, kwargs), kept[3]))
+
+        return replace(made, _run=run)
 
     def _planned(self, call: Call, found: Any) -> Plan:
         if isinstance(found[0], Sparse):
@@ -133,10 +148,14 @@ class Reduced(Question):
                 return sparse, captured
         else:
             reason = why[0]
-        dense = bind(self.function, args, kwargs, replace(self.request, format="dense", part=None, flatten=True))
+        dense = self._dense(args, kwargs)
         prepared, captured = prepared_for(dense, self._space)
         self._verify_once(dense, prepared, self._outputs(dense, prepared.trace.outputs))
         return prepared, captured, dense, reason
+
+    def _dense(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+        """The call for the whole matrix."""
+        return bind(self.function, args, kwargs, replace(self.request, format="dense", part=None, flatten=True))
 
     def _verify_once(self, call: Call, prepared: Sparse | Prepared, outputs: tuple[ArrayType, ...]) -> None:
         if self._verify is not None and prepared not in _verified:
