@@ -244,10 +244,11 @@ def tasks(modes: bool = False) -> list[Measurement]:
             group = {"brusselator": f"brusselator-{n}"}.get(problem, f"tridiagonal-{n}")
             for ours, how in (("crelle", "jitted"), ("crelle called", "called")):
                 name = f"{problem}, n = {short}, {how}"
-                add(f"{group}-{how}", name, evaluate, problem, n, ours)  # a smoke run shares one evaluation
+                few = problem == "rosenbrock"  # a smoke run shares one evaluation
+                add(f"{group}-{how}", name, evaluate, problem, n, ours, smoke=few)
                 if problem == "brusselator" and n == 10**6:
-                    add(f"milliseconds-{how}", f"{name}, ms", milliseconds, problem, n, ours)
-            add("csr", f"{problem}, n = {short}, CSR", to_csr, problem, n)
+                    add(f"milliseconds-{how}", f"{name}, ms", milliseconds, problem, n, ours, smoke=False)
+            add("csr", f"{problem}, n = {short}, CSR", to_csr, problem, n, smoke=few)
     for problem in LARGE:
         one = Start("jax", problem, 10**6, "crelle called", ("asdex",))
         add("first", f"{problem}, n = 10⁶, first result", start, one, smoke=problem == "brusselator")
@@ -262,6 +263,22 @@ def tasks(modes: bool = False) -> list[Measurement]:
             few = problem == "rosenbrock" and framework == "torch"
             add(f"first-small-{how}", name, start, Start(framework, problem, 1000, ours, (peer,)), smoke=few)
     for framework in ("jax", "torch"):
-        add("blocks", f"{framework}: network, blocks", batched, framework, "crelle blocks", ("vmap(jacrev)",))
-        add("batch-dense", f"{framework}: network, dense", batched, framework, "crelle dense", ("jacrev",))
+        add(
+            "blocks",
+            f"{framework}: network, blocks",
+            batched,
+            framework,
+            "crelle blocks",
+            ("vmap(jacrev)",),
+            smoke=framework == "jax",
+        )
+        add(
+            "batch-dense",
+            f"{framework}: network, dense",
+            batched,
+            framework,
+            "crelle dense",
+            ("jacrev",),
+            smoke=framework == "torch",
+        )
     return made
