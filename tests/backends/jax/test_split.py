@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import crelle
 from crelle.backends.jax.split import CannotSplit, split
 from crelle.tangent.program import Dependence
 
@@ -71,3 +72,22 @@ def test_loops_that_mix_values_and_tangents_are_refused():
 
     with pytest.raises(CannotSplit, match="values and tangents go through while together"):
         parts(f, points()[0], jnp.ones(N))
+
+
+def test_a_hessian_whose_constant_part_is_not_symmetric_is_run_whole():
+    @jax.custom_vjp
+    def shifted(x):
+        return jnp.roll(x, 5)
+
+    # the derivative is right, and varies with x as far as anybody can tell: on one side of the Hessian only
+    shifted.defvjp(lambda x: (jnp.roll(x, 5), x), lambda x, g: (jnp.roll(g, -5) * (x / x),))
+
+    def f(x):
+        others = jnp.roll(x, 12) + jnp.roll(x, 15) + jnp.roll(x, 18)
+        return jnp.sum(shifted(x) * jnp.roll(x, 1) + x**3 + x * others)
+
+    x = jnp.linspace(0.5, 1.5, 40)
+    found = crelle.hessian(f, format="csr", check=False)(x).toarray()
+    plain = lambda x: jnp.sum(jnp.roll(x, 5) * jnp.roll(x, 1) + x**3 + x * (jnp.roll(x, 12) + jnp.roll(x, 15)
+                                                                            + jnp.roll(x, 18)))  # fmt: skip
+    np.testing.assert_allclose(found, jax.hessian(plain)(x), rtol=1e-12, atol=1e-12)

@@ -61,6 +61,8 @@ class JaxCompressed:
         self.wants_value = call.request.value
         self.hessian, self.holomorphic = call.request.kind == "hessian", call.request.holomorphic
         self.ways: Ways = choose(call, self.parts.program, self._splits(), given)
+        if self.hessian and self.ways.constant is not None and not self._constant_is_symmetric():
+            self.ways = choose(call, self.parts.program, False, given)
         self.reorder = None if self.ways.coloring is None else Reorder.of(self.ways.place)
         self._jitted = jax.jit(lambda consts, dynamic, tables: self._compute(consts, dynamic, tables))
         self._constant: Any = None
@@ -110,6 +112,32 @@ class JaxCompressed:
         except CannotSplit:
             return False
         return True
+
+    def _constant_is_symmetric(self) -> bool:
+        """Whether C v = Cᵀ v for some random v, each element to the rounding of its row.
+
+        A Hessian is symmetric, its two parts need not be: a rule of the user may hide what is constant on one side.
+        Colours of a symmetric matrix would then mix them.
+        """
+        rng = np.random.default_rng(0)
+        with jax.ensure_compile_time_eval():
+            many = [jnp.asarray(rng.standard_normal((8, *t.shape)), t.dtype) for t in self.call_types]
+            zeros = [jnp.zeros(s.shape, s.dtype) for s in self._shapes()]
+
+            def push(*t: Any) -> Arrays:
+                found: Arrays = self._split(zeros, list(t))[0]
+                return found
+
+            @jax.jit
+            def products(many: Arrays) -> tuple[Any, ...]:
+                pull: Any = jax.linear_transpose(push, *[leaf[0] for leaf in many])
+                both = jax.vmap(lambda v: (push(*v), list(pull(list(v)))))(many)
+                return tuple(jnp.concatenate([leaf.reshape(8, -1) for leaf in leaves], 1) for leaves in both)
+
+            forward, back = (np.asarray(leaf) for leaf in products(many))
+        scale = np.sqrt((np.abs(forward) ** 2 + np.abs(back) ** 2).mean(0))
+        tolerance = 1e3 * max(t.epsilon for t in self.call_types)
+        return bool((np.abs(forward - back) <= tolerance * scale).all())
 
     def _shapes(self) -> Arrays:
         return [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in self.parts.jaxpr.jaxpr.invars[: self._values]]
