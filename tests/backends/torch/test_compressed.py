@@ -334,3 +334,13 @@ def test_random_programs_that_vary_in_a_part(data):
             np.testing.assert_allclose(
                 J(x).toarray(), dense, rtol=1e-12, atol=1e-12 * np.abs(dense).max(), err_msg=str(names)
             )
+
+
+def test_inference_tensors_and_bfloat16():
+    f = lambda x: x**2 + torch.roll(x, 1)
+    with torch.inference_mode():
+        x = torch.linspace(0.5, 1.5, 6, dtype=torch.float64)
+        found = crelle.jacobian(f, format="csr")(x).toarray()
+    np.testing.assert_allclose(np.diag(found), 2 * x.numpy(), rtol=1e-12)
+    short = crelle.jacobian(f, format="csr")(x.clone().to(torch.bfloat16))
+    np.testing.assert_allclose(short.diagonal(), 2 * x.numpy(), rtol=1e-2)

@@ -142,8 +142,9 @@ class TorchBackend:
         return torch.as_tensor(values, dtype=leaf.dtype, device=leaf.device)
 
     def to_host(self, leaf: Any) -> Any:
-        """The values as a NumPy array."""
-        return leaf.detach().cpu().numpy()
+        """The values as a NumPy array; NumPy has no bfloat16."""
+        values = leaf.detach().cpu().resolve_conj().resolve_neg()
+        return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
 
     def rates(self, device: str) -> Rates:
         """Orders of magnitude per kind of device: eager dispatch dominates small problems."""

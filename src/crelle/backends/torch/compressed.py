@@ -105,7 +105,9 @@ class TorchCompressed:
         flat, lifted = captured
         if flat.call is not call:
             flat = FlatFunction(call, flat.layout)
-        dynamic = run.plain_leaves(flat.dynamic) if torch.is_inference_mode_enabled() else flat.dynamic
+        dynamic = flat.dynamic
+        if any(leaf.is_inference() for leaf in dynamic):
+            dynamic = run.plain_leaves(dynamic)
         if self.program is None:
             self.program = self._record(flat, lifted)
             self.parts = None
