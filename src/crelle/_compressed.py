@@ -74,7 +74,9 @@ def choose(call: Call, program: TangentProgram, splits: bool, given: SparsityPat
     target = pattern if whole else _part(pattern, keep)
     if not target.nnz:
         return Ways(target, None, np.zeros(0, np.int32), None, varies[keep], whole, notes)
-    color: Callable[..., Coloring] = color_symmetric if hessian else coloring
+    color: Callable[..., Coloring] = coloring
+    if hessian:
+        color = color_symmetric if whole else _symmetric_part
     aim = None if whole else target
     every = color(pattern, wanted=aim, orders=QUICK)
     if splits and given is None and not varies.all():
@@ -82,7 +84,7 @@ def choose(call: Call, program: TangentProgram, splits: bool, given: SparsityPat
         once = every if every.row_colors is None else color_columns(pattern, wanted=aim, orders=QUICK)
         if not (varies & keep).any():
             return Ways(target, None, np.zeros(0, np.int32), once, varies[keep], whole, notes)
-        rest, some = _part(pattern, varies), color_symmetric if hessian else color_columns
+        rest, some = _part(pattern, varies), color if hessian else color_columns
         varying = some(rest, wanted=None if whole else _part(pattern, varies & keep), orders=_orders(rest))
         if varying.passes < every.passes:
             place = np.zeros(target.nnz, np.int32)
@@ -91,6 +93,12 @@ def choose(call: Call, program: TangentProgram, splits: bool, given: SparsityPat
     if _orders(pattern) is None:
         every = color(pattern, wanted=aim)
     return Ways(target, every, places(every, pattern.shape[0]), None, np.ones(target.nnz, bool), whole, notes)
+
+
+def _symmetric_part(pattern: SparsityPattern, **options: Any) -> Coloring:
+    """For a part of a symmetric matrix symmetry may be of no use, and then is in the way."""
+    both = color_symmetric(pattern, **options), color_columns(pattern, **options)
+    return min(both, key=lambda found: found.passes)
 
 
 #: Orders that take no time to speak of.
