@@ -2,8 +2,8 @@
 
 A forward pass yields a column of the Jacobian, a reverse pass a row. So a single entry needs one pass, three rows
 need three reverse passes, and two columns need two forward passes, however large the whole matrix is. `rows=`,
-`cols=` and `entries=` say which part is wanted, as indices into the flat m × n matrix; the plan counts the passes. All of
-this matrix takes three: most of it is zero, and columns that share no row go through together.
+`cols=` and `entries=` say which part is wanted, as indices into the flat m × n matrix; the plan counts the passes.
+All of this matrix takes three: most of it is zero, and columns that share no row go through together.
 
 The function is a chain of springs: the force on each mass depends on its own place and on its two neighbours'.
 

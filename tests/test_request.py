@@ -45,12 +45,12 @@ def test_argnums_of_every_kind():
 def test_modes_are_listed():
     assert refusal(mode="fwd") == (
         "mode='fwd' is not known to crelle.jacobian\n"
-        "  expected  'auto' | 'forward' | 'reverse' | 'central' | 'complex-step'"
+        "  expected  'auto' | 'forward' | 'reverse' | 'coloured' | 'central' | 'complex-step'"
     )
     assert refusal("hessian", mode="forward") == (
         "mode='forward' is not known to crelle.hessian\n"
         "  expected  'auto' | 'forward-over-reverse' | 'reverse-over-forward' | 'reverse-over-reverse' | "
-        "'forward-over-forward' | 'central'"
+        "'forward-over-forward' | 'coloured' | 'central'"
     )
     assert refusal("gradient", mode=None).startswith("mode=None is not known to crelle.gradient")
 

@@ -370,7 +370,7 @@ def test_trees_argnums_value_and_aux():
     np.testing.assert_allclose(tree["product"][0]["w"].toarray(), np.diag(q.y), rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(tree["sum"]["w"].toarray(), 3 * eye, rtol=1e-9, atol=1e-9)
     assert error["sum"]["w"].shape == (3, 3)
-    value, matrix = crelle.jacobian(neighbours, value=True, format="csr", pattern=band(4))(point(4))
+    value, _ = crelle.jacobian(neighbours, value=True, format="csr", pattern=band(4))(point(4))
     np.testing.assert_array_equal(value, neighbours(point(4)))
 
 

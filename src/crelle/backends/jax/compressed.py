@@ -27,12 +27,17 @@ from crelle.backends.jax.tangent import parts_of
 from crelle.backends.jax.trace import same_values, traced
 from crelle.colorings import Coloring
 from crelle.pattern import SparsityPattern
+from crelle.tangent.program import Add, Gather, Scale
 
 Arrays = list[Any]
 
 
 #: The share of free memory that the products may take.
 _SHARE = 0.5
+
+
+#: Elements of seeds and entries up to which tables are constants of the compiled function.
+FOLDED = 1_000_000
 
 
 class JaxCompressed:
@@ -63,12 +68,20 @@ class JaxCompressed:
         self.ways: Ways = choose(call, self.parts.program, self._splits(), given)
         if self.hessian and self.ways.constant is not None and not self._constant_is_symmetric():
             self.ways = choose(call, self.parts.program, False, given)
-        self.reorder = None if self.ways.coloring is None else Reorder.of(self.ways.place)
+        # stencils are read faster where the products of one element lie together; matrix products would be slower
+        side_by_side = all(isinstance(m, (Gather, Scale, Add)) for m in self.parts.program.maps)
+        whole = self.ways.coloring is not None and self.ways.constant is None
+        self.last = whole and side_by_side
+        self.reorder = Reorder.of(self.ways.place) if whole and not self.last else None
         self._jitted = jax.jit(lambda consts, dynamic, tables: self._compute(consts, dynamic, tables))
         self._constant: Any = None
         self.chunk = self._chunk(call)
         with jax.ensure_compile_time_eval():  # inside of jit, they would be computed anew at each call
             self.tables = self._tables()
+
+    def _is_small(self) -> bool:
+        """Whether XLA may fold what it can compute of the tables: runs are faster then, compilation is slower."""
+        return self.ways.passes * total_size(self.call_types) + self.ways.pattern.nnz <= FOLDED
 
     def _chunk(self, call: Call) -> int | None:
         """How many products at a time, where a diagonal is wanted and all of them are too large for the memory."""
@@ -158,14 +171,27 @@ class JaxCompressed:
         tables: dict[str, Any] = {}
         if ways.coloring is not None:
             if self.reorder is None:
-                tables["place"] = jnp.asarray(ways.place)
+                tables["place"] = jnp.asarray(self._places(ways))
             for side, colors in (("cols", ways.coloring.column_colors), ("rows", ways.coloring.row_colors)):
                 if colors is not None:
                     tables[side] = jnp.asarray(small_ints(colors))
         if ways.constant is not None:
-            tables["varies"] = jnp.asarray(ways.varies)
             tables["constant"] = self._constant_part(ways.constant)
         return tables
+
+    def _places(self, ways: Ways) -> Any:
+        """Where entries are among the products as they are laid out here; what does not vary is beyond them."""
+        assert ways.coloring is not None
+        m, n = total_size(self.outputs), total_size(self.call_types)
+        columns, rows = ways.coloring.column_passes, ways.coloring.row_passes
+        place: Any = ways.place.astype(np.int64)
+        first, beyond = m * columns, m * columns + n * rows
+        if self.last:
+            of_rows = first + (place - first) % max(n, 1) * rows + (place - first) // max(n, 1)
+            place = np.where(place < first, place % max(m, 1) * columns + place // max(m, 1), of_rows)
+        if ways.constant is not None:
+            place = np.where(ways.varies, place, beyond)
+        return place.astype(np.int32) if beyond < 2**31 - 1 else place
 
     def _constant_part(self, coloring: Coloring) -> Any:
         """The entries that went only through constant coefficients, in CSR order; computed once, at any point."""
@@ -211,17 +237,21 @@ class JaxCompressed:
         flat = pieces[0] if len(pieces) == 1 else jnp.concatenate(pieces)
         if self.chunk is not None:
             data = flat[ways.pattern.indices]
+            if ways.constant is not None:
+                data = jnp.where(ways.varies, data, 0)
         elif self.reorder is not None:
             data = self.reorder(flat)
+        elif ways.constant is not None:
+            data = flat.at[tables["place"]].get(mode="fill", fill_value=0, wrap_negative_indices=False)
         else:
             data = flat.at[tables["place"]].get(mode="promise_in_bounds")
         if ways.constant is not None:
-            data = tables["constant"] + jnp.where(tables["varies"], data, 0)
+            data = tables["constant"] + data
         return data, values if self.wants_value else [], aux
 
     def _pushed(self, linear: Linear, colors: Any, count: int, types: Sequence[ArrayType]) -> Any:
         if self.chunk is None:
-            return colored_products(linear, colors, count, types)
+            return colored_products(linear, colors, count, types, self.last)
         return colored_diagonal(linear, colors, count, types, self.chunk)
 
     def _linearised(self, g: run.Flat, active: Leaves, mode: str) -> tuple[Leaves, Leaves, Linear]:
@@ -234,8 +264,9 @@ class JaxCompressed:
         """The entries in CSR order, and what puts the matrix into the user's answer."""
         layout, consts = captured
         dynamic = FlatFunction(call, layout).dynamic
-        if call.abstract:  # XLA would fold what it can compute of the tables, and take long for it
-            data, values, aux = self._compute(consts, dynamic, lax.optimization_barrier(self.tables))
+        if call.abstract:
+            tables = self.tables if self._is_small() else lax.optimization_barrier(self.tables)
+            data, values, aux = self._compute(consts, dynamic, tables)
         else:
             data, values, aux = self._jitted(consts, dynamic, self.tables)
         return data, lambda matrix: assemble(call, layout, matrix, values, aux)

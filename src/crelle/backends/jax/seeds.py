@@ -85,9 +85,21 @@ def small_ints(colors: Index) -> Index:
     return colors.astype(np.int8) if colors.max(initial=0) < 128 else colors
 
 
-def colored_products(linear: Linear, colors: Any, count: int, types: Sequence[ArrayType]) -> Any:
-    """The products with the seeds of all colours, [count * size] raveled."""
-    return _of_colors(linear, colors, jnp.arange(count, dtype=colors.dtype), types).reshape(-1)
+def colored_products(linear: Linear, colors: Any, count: int, types: Sequence[ArrayType], last: bool = False) -> Any:
+    """The products with the seeds of all colours, raveled: product by product, or element by element if ``last``.
+
+    Side by side, the products of an element-wise function or a stencil lie where they will be read together.
+    """
+    ids = jnp.arange(count, dtype=colors.dtype)
+    if not last:
+        return _of_colors(linear, colors, ids, types).reshape(-1)
+    hot, start, leaves = colors[:, None] == ids, 0, []
+    for t in types:
+        leaves.append(hot[start : start + t.size].astype(t.dtype).reshape(*t.shape, count))
+        start += t.size
+    results = jax.vmap(lambda *leaves: linear(*leaves), in_axes=-1, out_axes=-1)(*leaves)
+    parts = [r.reshape(-1, count) for r in results]
+    return (parts[0] if len(parts) == 1 else jnp.concatenate(parts)).reshape(-1)
 
 
 def colored_diagonal(linear: Linear, colors: Any, count: int, types: Sequence[ArrayType], chunk: int) -> Any:
