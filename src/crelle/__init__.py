@@ -23,6 +23,8 @@ from crelle._verify import CheckResult, check
 from crelle._version import __version__
 from crelle.colorings import Coloring, coloring
 from crelle.determinants import Slogdet, SlogdetResult, slogdet
+from crelle.estimators import Estimate
+from crelle.operators import HessianOperator, JacobianOperator, Operator, operator
 from crelle.pattern import SparsityPattern
 from crelle.tangent.rules import register_linear_rule
 
@@ -39,6 +41,10 @@ __all__ = [
     "CrelleTypeError",
     "CrelleValueError",
     "CrelleWarning",
+    "Estimate",
+    "HessianOperator",
+    "JacobianOperator",
+    "Operator",
     "Plan",
     "Slogdet",
     "SlogdetResult",
@@ -55,6 +61,7 @@ __all__ = [
     "jacobian",
     "jvp",
     "laplacian",
+    "operator",
     "register_linear_rule",
     "slogdet",
     "vjp",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from crelle._arrays import ArrayType, total_size
 from crelle._call import bind, function_name
@@ -20,6 +20,9 @@ from crelle.pattern import SparsityPattern
 from crelle.tangent.program import TangentProgram
 from crelle.tangent.report import lines, structure_of
 from crelle.tangent.structure import Structure, find_structure
+
+if TYPE_CHECKING:
+    from crelle.operators._operator import Operator
 
 
 class Transform:
@@ -130,6 +133,23 @@ class Transform:
                 self._given(call), call.inputs, input_names=call.names, symmetric=self.request.kind == "hessian"
             )
         return structure_of(call.backend.tangent_program(call, local), call)
+
+    def at(self, *args: Any, **kwargs: Any) -> Operator:
+        """v ↦ J v and u ↦ Jᵀu (H v for a Hessian) at this point: a linear operator, for which f is evaluated once.
+
+        Args:
+            *args: as for f.
+
+        Raises:
+            CrelleTypeError: the transform stands for a gradient, or for a part of a matrix.
+
+        Cost:
+            One evaluation of f and its derivative; then about one evaluation for each product, 1.3 to 2 gradients for
+            a Hessian. PyTorch keeps the graph of the evaluation, JAX the coefficients, as long as the operator lives.
+        """
+        from crelle.operators._derivatives import operator_at
+
+        return operator_at(self._bind(args, kwargs), self._space)
 
     def diagonal(self, *args: Any, **kwargs: Any) -> Any:
         """d[i] = J[i, i], flat [min(m, n)]: computed alone, as ``format="diagonal"`` does.

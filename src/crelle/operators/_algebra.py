@@ -1,0 +1,267 @@
+"""Operators made of operators: transposed, sums, multiples, products, the identity, and parts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from crelle._errors import CrelleShapeError, CrelleTypeError, CrelleValueError, describe
+from crelle.operators._operator import Operator
+from crelle.operators._spaces import Space
+from crelle.operators._vectors import vectors_of
+
+_KEPT_BY_SUMS = frozenset({"symmetric", "psd", "diagonal"})
+
+
+class Transposed(Operator):
+    """Aᵀ."""
+
+    def __init__(self, of: Operator) -> None:
+        super().__init__(of.codomain, of.domain, of.tags)
+        self.of = of
+
+    def _products(self, block: Any) -> Any:
+        return self.of._adjoint_products(block)
+
+    def _adjoint_products(self, block: Any) -> Any:
+        return self.of._products(block)
+
+    @property
+    def T(self) -> Operator:
+        """(Aᵀ)ᵀ = A."""
+        return self.of
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """As for A."""
+        return self.of.notes
+
+    @property
+    def _title(self) -> str:
+        return f"{self.of._title}.T"
+
+
+class Sum(Operator):
+    """A + B + ..., of operators of the same shape."""
+
+    def __init__(self, *terms: Operator) -> None:
+        first, *rest = terms
+        for other in rest:
+            _verify_same(first, other)
+        super().__init__(first.domain, first.codomain, _KEPT_BY_SUMS.intersection(*(t.tags for t in terms)))
+        self.terms = terms
+
+    def _products(self, block: Any) -> Any:
+        first, *rest = self.terms
+        total = first._products(block)
+        for term in rest:
+            total = total + term._products(block)
+        return total
+
+    def _adjoint_products(self, block: Any) -> Any:
+        first, *rest = self.terms
+        total = first._adjoint_products(block)
+        for term in rest:
+            total = total + term._adjoint_products(block)
+        return total
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Of all terms."""
+        return tuple(dict.fromkeys(note for t in self.terms for note in t.notes))
+
+    @property
+    def _title(self) -> str:
+        return " + ".join(t._title for t in self.terms)
+
+
+class Scaled(Operator):
+    """c A for a number c."""
+
+    def __init__(self, of: Operator, factor: Any) -> None:
+        if isinstance(factor, Operator) or getattr(factor, "shape", ()) != ():
+            raise CrelleTypeError(
+                describe(f"{of!r} * {type(factor).__name__}", expected="a number",
+                         try_="A @ B for a product of operators")
+            )  # fmt: skip
+        tags = of.tags - {"identity"}
+        if not (isinstance(factor, (int, float)) and factor >= 0):
+            tags -= {"psd"}
+        super().__init__(of.domain, of.codomain, tags)
+        self.of, self.factor = of, factor
+
+    def _products(self, block: Any) -> Any:
+        return self.of._products(block) * self.factor
+
+    def _adjoint_products(self, block: Any) -> Any:
+        return self.of._adjoint_products(block) * self.factor
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """As for A."""
+        return self.of.notes
+
+    @property
+    def _title(self) -> str:
+        factor = f"{self.factor:g}" if isinstance(self.factor, (int, float)) else "c"
+        return f"{factor} * {self.of._title}"
+
+
+class Composed(Operator):
+    """A B: B first."""
+
+    def __init__(self, left: Operator, right: Operator) -> None:
+        if left.shape[1] != right.shape[0]:
+            raise CrelleShapeError(
+                describe(f"{left!r} @ {right!r}", expected=f"{left.shape[1]:,} rows on the right",
+                         likely=f"the matrix on the right has {right.shape[0]:,}")
+            )  # fmt: skip
+        super().__init__(right.domain, left.codomain)
+        self.left, self.right = left, right
+
+    def _products(self, block: Any) -> Any:
+        return self.left._products(self.right._products(block))
+
+    def _adjoint_products(self, block: Any) -> Any:
+        return self.right._adjoint_products(self.left._adjoint_products(block))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Of both."""
+        return tuple(dict.fromkeys((*self.left.notes, *self.right.notes)))
+
+    @property
+    def _title(self) -> str:
+        return f"{self.left._title} @ {self.right._title}"
+
+
+class Gram(Operator):
+    """AᵀA."""
+
+    def __init__(self, of: Operator) -> None:
+        super().__init__(of.domain, of.domain, frozenset({"symmetric", "psd"}))
+        self.of = of
+
+    def _products(self, block: Any) -> Any:
+        return self.of._adjoint_products(self.of._products(block))
+
+    _adjoint_products = _products
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """As for A."""
+        return self.of.notes
+
+    @property
+    def _title(self) -> str:
+        return f"{self.of._title}.gram()"
+
+
+class Identity(Operator):
+    """I on a space."""
+
+    def __init__(self, space: Space) -> None:
+        super().__init__(space, space, frozenset({"symmetric", "psd", "diagonal", "identity"}))
+
+    def _products(self, block: Any) -> Any:
+        return block
+
+    _adjoint_products = _products
+
+
+class Restricted(Operator):
+    """The rows and columns of A that belong to some leaves."""
+
+    def __init__(self, of: Operator, rows: list[int], cols: list[int]) -> None:
+        same = of.tags & _KEPT_BY_SUMS if rows == cols else frozenset()
+        super().__init__(_part(of.domain, cols), _part(of.codomain, rows), same)
+        self.of, self.rows, self.cols = of, rows, cols
+
+    def _products(self, block: Any) -> Any:
+        return _taken(self.of._products(_put(block, self.of.domain, self.cols)), self.of.codomain, self.rows)
+
+    def _adjoint_products(self, block: Any) -> Any:
+        return _taken(self.of._adjoint_products(_put(block, self.of.codomain, self.rows)), self.of.domain, self.cols)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """As for A."""
+        return self.of.notes
+
+    @property
+    def _title(self) -> str:
+        return f"{self.of._title}.block({self.codomain}; {self.domain})"
+
+
+def restricted(of: Operator, rows: Any, cols: Any) -> Restricted:
+    """The block of A between leaves that are named."""
+    return Restricted(of, _leaves(of.codomain, rows), _leaves(of.domain, cols))
+
+
+def _leaves(space: Space, wanted: Any) -> list[int]:
+    found: list[int] = []
+    for name in wanted if isinstance(wanted, (list, tuple)) else [wanted]:
+        if isinstance(name, int):
+            hits = [name] if 0 <= name < len(space.types) else []
+        else:
+            hits = [i for i, path in enumerate(space.names) if name in path]
+        if not hits:
+            raise CrelleValueError(
+                describe(f"block({name!r}): no leaf of the operator has this name",
+                         expected=", ".join(space.names) or f"a position below {len(space.types)}")
+            )  # fmt: skip
+        found += hits
+    return sorted(set(found))
+
+
+def _part(space: Space, chosen: list[int]) -> Space:
+    types = tuple(space.types[i] for i in chosen)
+    names = tuple(space.names[i] for i in chosen) if space.names else ()
+    tree = space.backend.flatten([0] * len(chosen))[1] if len(chosen) != 1 else space.backend.flatten(0)[1]
+    return Space(space.backend, tree, types, names, space.dtype)
+
+
+def _put(block: Any, space: Space, chosen: list[int]) -> Any:
+    vectors = vectors_of(space.backend)
+    ours, start, parts = set(chosen), 0, []
+    for i, t in enumerate(space.types):
+        if i in ours:
+            parts.append(block[:, start : start + t.size])
+            start += t.size
+        else:
+            parts.append(vectors.zeros(len(block), t.size, block))
+    return vectors.join(parts, space.dtype)
+
+
+def _taken(block: Any, space: Space, chosen: list[int]) -> Any:
+    starts = [0]
+    for t in space.types:
+        starts.append(starts[-1] + t.size)
+    return vectors_of(space.backend).join([block[:, starts[i] : starts[i + 1]] for i in chosen], space.dtype)
+
+
+def _verify_same(a: Operator, b: Operator) -> None:
+    if a.shape != b.shape or a.backend.name != b.backend.name:
+        raise CrelleShapeError(describe(f"{a!r} + {b!r}", expected="the same shape and framework"))
+
+
+class Tagged(Operator):
+    """A with more known of it."""
+
+    def __init__(self, of: Operator, tags: frozenset[str]) -> None:
+        super().__init__(of.domain, of.codomain, tags)
+        self.of = of
+
+    def _products(self, block: Any) -> Any:
+        return self.of._products(block)
+
+    def _adjoint_products(self, block: Any) -> Any:
+        return self.of._adjoint_products(block)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """As for A."""
+        return self.of.notes
+
+    @property
+    def _title(self) -> str:
+        return self.of._title
