@@ -31,6 +31,10 @@ class Transposed(Operator):
         return self.of
 
     @property
+    def _from_derivatives(self) -> bool:
+        return self.of._from_derivatives
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """As for A."""
         return self.of.notes
@@ -65,6 +69,10 @@ class Sum(Operator):
         return total
 
     @property
+    def _from_derivatives(self) -> bool:
+        return any(t._from_derivatives for t in self.terms)
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """Of all terms."""
         return tuple(dict.fromkeys(note for t in self.terms for note in t.notes))
@@ -94,6 +102,10 @@ class Scaled(Operator):
 
     def _adjoint_products(self, block: Any) -> Any:
         return self.of._adjoint_products(block) * self.factor
+
+    @property
+    def _from_derivatives(self) -> bool:
+        return self.of._from_derivatives
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -181,6 +193,10 @@ class Restricted(Operator):
 
     def _adjoint_products(self, block: Any) -> Any:
         return _taken(self.of._adjoint_products(_put(block, self.of.codomain, self.rows)), self.of.domain, self.cols)
+
+    @property
+    def _from_derivatives(self) -> bool:
+        return self.of._from_derivatives
 
     @property
     def notes(self) -> tuple[str, ...]:

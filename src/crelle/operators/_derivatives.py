@@ -69,6 +69,10 @@ class HessianOperator(Operator):
         return self._kept.notes
 
     @property
+    def _from_derivatives(self) -> bool:
+        return True
+
+    @property
     def _title(self) -> str:
         return f"Hessian of {self.function}"
 

@@ -32,6 +32,9 @@ class Operator(Questions):
     __array_ufunc__ = None
     __array_priority__ = 1000
 
+    #: Whether :func:`crelle.operators._symmetry.verify_symmetry` has found it symmetric.
+    _symmetry_verified = False
+
     def __init__(self, domain: Space, codomain: Space, tags: frozenset[str] = frozenset()) -> None:
         self.domain, self.codomain, self.tags = domain, codomain, tags
 
@@ -71,6 +74,11 @@ class Operator(Questions):
     def is_symmetric(self) -> bool:
         """Whether A = Aᵀ by construction."""
         return "symmetric" in self.tags
+
+    @property
+    def _from_derivatives(self) -> bool:
+        """Whether it is symmetric only if the second derivatives of some function are."""
+        return False
 
     @property
     def notes(self) -> tuple[str, ...]:
