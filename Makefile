@@ -54,10 +54,10 @@ demo: $(RUN_READY)
 
 # By file, since the blocks of a page depend on each other.
 test: $(DEV_READY)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow" $(ARGS)
 
 test-all: $(DEV_READY)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 bench: $(DEV_READY)
 	$(BIN)/python -m benchmarks $(ARGS)
