@@ -17,12 +17,16 @@ class Linearised(Protocol):
         value: f(x), as f returned it.
         outputs, out_tree: types of the leaves of the rows, and their tree: of f(x); of x for a Hessian.
         notes: what a user should know: plain kernels instead of fused ones, products one at a time.
+        kept_bytes: about how many bytes are kept for products.
     """
 
     value: Any
     outputs: tuple[ArrayType, ...]
     out_tree: Any
     notes: tuple[str, ...]
+
+    @property
+    def kept_bytes(self) -> int: ...
 
     def push(self, block: Any) -> Any:
         """J v for each row v; H v for a Hessian."""

@@ -81,6 +81,12 @@ class Operator(Questions):
         return False
 
     @property
+    def kept_bytes(self) -> int:
+        """About how many bytes its linearisations hold on to between products."""
+        held = [part for value in vars(self).values() for part in (value if isinstance(value, tuple) else (value,))]
+        return sum(int(getattr(part, "kept_bytes", 0)) for part in held)
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What a user should know of its products."""
         return ()

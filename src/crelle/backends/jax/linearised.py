@@ -37,6 +37,11 @@ class JaxLinearised:
         self.notes: tuple[str, ...] = ()
         self._program = program
 
+    @property
+    def kept_bytes(self) -> int:
+        """The coefficients."""
+        return sum(int(c.nbytes) for c in self._coefficients)
+
     def push(self, block: Any) -> Any:
         """v ↦ J v, row by row."""
         return self._each(self._program.push, block)

@@ -39,6 +39,11 @@ class NumpyLinearised:
         self.outputs = call.inputs if self._hessian else tuple(BACKEND.array_type(leaf) for leaf in leaves)
         self.out_tree = call.in_tree if self._hessian else tree
 
+    @property
+    def kept_bytes(self) -> int:
+        """The point."""
+        return sum(t.nbytes for t in self._inputs)
+
     def push(self, block: Any) -> Any:
         """v ↦ J v, row by row."""
         rows = []

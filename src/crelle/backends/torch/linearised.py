@@ -17,6 +17,7 @@ from crelle._prepare import Space as Kept
 from crelle.backends._protocol import Call
 from crelle.backends.torch import products, run
 from crelle.backends.torch.flat import FlatFunction
+from crelle.backends.torch.kept import saved_bytes
 from crelle.backends.torch.run import type_of
 from crelle.backends.torch.vectors import cut, join
 from crelle.operators._spaces import common_dtype
@@ -53,6 +54,11 @@ class TorchLinearised:
             self._pulled: Leaves = []
             if self._hessian:
                 self._pulled = _grad(self._values, self._active, [torch.ones_like(v) for v in self._values], True)
+
+    @property
+    def kept_bytes(self) -> int:
+        """What the graph holds."""
+        return saved_bytes([*self._active, *self._values, *self._pulled])
 
     def push(self, block: Tensor) -> Tensor:
         """v ↦ J v, row by row: the derivative of u ↦ Jᵀu, which is linear in u."""
