@@ -8,6 +8,7 @@ from crelle._arrays import ArrayType, bytes_text
 from crelle._errors import CrelleMemoryError, CrelleShapeError, CrelleTypeError, describe
 from crelle.backends._protocol import Backend
 from crelle.operators._questions import Questions
+from crelle.operators._recording import asked_by_user
 from crelle.operators._spaces import Space
 from crelle.operators._vectors import vectors_of
 
@@ -110,7 +111,8 @@ class Operator(Questions):
 
             return Composed(self, v)
         block, leave = self.domain.enter(v, f"{self!r} @ v")
-        return leave(self._products(block), self.codomain)
+        with asked_by_user():
+            return leave(self._products(block), self.codomain)
 
     def __call__(self, v: Any) -> Any:
         """``A @ v``."""
@@ -118,7 +120,8 @@ class Operator(Questions):
 
     def __rmatmul__(self, u: Any) -> Any:
         block, leave = self.codomain.enter(u if not hasattr(u, "T") else u.T, f"u @ {self!r}")
-        found = leave(self._adjoint_products(block), self.domain)
+        with asked_by_user():
+            found = leave(self._adjoint_products(block), self.domain)
         return found.T if hasattr(found, "T") else found
 
     @property
@@ -210,9 +213,10 @@ class Operator(Questions):
                 )
             )
         vectors = vectors_of(self.backend)
-        if m < n:
-            return self._adjoint_products(vectors.identity(self.codomain))
-        return self._products(vectors.identity(self.domain)).T
+        with asked_by_user():
+            if m < n:
+                return self._adjoint_products(vectors.identity(self.codomain))
+            return self._products(vectors.identity(self.domain)).T
 
     def to_scipy(self) -> Any:
         """A ``scipy.sparse.linalg.LinearOperator`` with the same products, for NumPy arrays on the host."""

@@ -8,8 +8,9 @@ from typing import Any
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from crelle._arrays import types_text
+from crelle._arrays import ArrayType, types_text
 from crelle._errors import CrelleShapeError, CrelleTypeError, describe
+from crelle._request import Request
 from crelle.backends._protocol import Call
 from crelle.backends.torch.run import type_of
 
@@ -151,6 +152,32 @@ def _check_outputs(call: Call, outputs: list[Any]) -> None:
                 expected="one tensor of shape []",
                 likely="a missing sum or mean, or an axis of length 1",
                 try_="f(x).sum(), f(x)[0], or crelle.jacobian for a function with several outputs",
+            )
+        )
+
+
+def verify_complex(
+    request: Request, text: str, inputs: tuple[ArrayType, ...], names: tuple[str, ...], outputs: tuple[ArrayType, ...]
+) -> None:
+    """Refuse what has no meaning for complex tensors.
+
+    Raises:
+        CrelleTypeError: ``holomorphic=True`` for real tensors; or left out where only it has a meaning.
+    """
+    types = f"{types_text(inputs, names)} -> {types_text(outputs)}"
+    complex_in, complex_out = (any(t.is_complex for t in side) for side in (inputs, outputs))
+    if request.holomorphic and not (complex_in and complex_out):
+        raise CrelleTypeError(
+            describe(f"{text}: holomorphic=True needs complex inputs and outputs", called=types,
+                     try_="leave holomorphic= out, or convert the input to complex")
+        )  # fmt: skip
+    if not request.holomorphic and complex_in and (complex_out or request.kind == "hessian"):
+        raise CrelleTypeError(
+            describe(
+                f"{text}: a complex function has one complex derivative only if it is holomorphic",
+                called=types,
+                likely="torch.func.jacrev would return the conjugate of what torch.func.jacfwd returns",
+                try_="holomorphic=True if it is; otherwise differentiate real and imaginary parts as real tensors",
             )
         )
 

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crelle._arrays import total_size, types_text
+from crelle._arrays import total_size
 from crelle._compressed import Ways, of_dense
-from crelle._errors import CrelleError, CrelleTypeError, describe
+from crelle._errors import CrelleError
 from crelle.backends._protocol import Call, CheckReport, Method, Runner
 from crelle.backends.torch import check, cost, graph, guards, modules, programs, run, watch
-from crelle.backends.torch.flat import FlatFunction
+from crelle.backends.torch.flat import FlatFunction, verify_complex
 from crelle.backends.torch.guards import derivatives  # noqa: F401  (declares how a derivative inside f is guarded)
 from crelle.backends.torch.programs import Untraceable
 from crelle.backends.torch.run import type_of
@@ -227,23 +227,9 @@ class TorchTrace:
     def _verify_complex(self) -> None:
         """Say which modes mean what for complex tensors; refuse what has no meaning."""
         request = self.request
-        types = f"{types_text(self.inputs, self.names)} -> {types_text(self.outputs)}"
+        verify_complex(request, self.text, self.inputs, self.names, self.outputs)
         complex_in = any(t.is_complex for t in self.inputs)
         complex_out = any(t.is_complex for t in self.outputs)
-        if request.holomorphic and not (complex_in and complex_out):
-            raise CrelleTypeError(
-                describe(f"{self.text}: holomorphic=True needs complex inputs and outputs", called=types,
-                         try_="leave holomorphic= out, or convert the input to complex")
-            )  # fmt: skip
-        if not request.holomorphic and complex_in and (complex_out or self.hessian):
-            raise CrelleTypeError(
-                describe(
-                    f"{self.text}: a complex function has one complex derivative only if it is holomorphic",
-                    called=types,
-                    likely="torch.func.jacrev would return the conjugate of what torch.func.jacfwd returns",
-                    try_="holomorphic=True if it is; otherwise differentiate real and imaginary parts as real tensors",
-                )
-            )
         if self.hessian and complex_in:
             for mode in ("forward-over-reverse", "reverse-over-reverse", "reverse-over-forward"):
                 self.unavailable[mode] = (
