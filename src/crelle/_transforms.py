@@ -134,21 +134,52 @@ class Transform:
             )
         return structure_of(call.backend.tangent_program(call, local), call)
 
-    def at(self, *args: Any, **kwargs: Any) -> Operator:
+    def at(
+        self,
+        *args: Any,
+        data: Any = None,
+        batch_size: int | None = None,
+        reduction: str | None = None,
+        memory: int | str | None = None,
+        **kwargs: Any,
+    ) -> Operator:
         """v ↦ J v and u ↦ Jᵀu (H v for a Hessian) at this point: a linear operator, for which f is evaluated once.
 
+        With ``data`` it belongs to the whole data set: the Hessian of the loss over all batches, Σ_b (N_b/N) H_b, or
+        the rows of all Jacobians, one batch below the other. A batch is a tuple or list of further arguments of f, a
+        dict of keyword arguments, or one array: ``crelle.hessian(loss).at(params, data=loader)`` for
+        ``loss(params, x, y)``. As many batches as fit into ``memory`` are linearised once; the others at every product.
+
         Args:
-            *args: as for f.
+            *args: as for f; with ``data``, those that come before the batch.
+            data: an iterable of batches that can be gone through again, such as a ``DataLoader`` or a list; or, with
+                ``batch_size``, an array or a tuple, list or dict of arrays.
+            batch_size: cut arrays into batches of so many samples.
+            reduction: how f sums up the samples of a batch: ``"mean"``, the default, or ``"sum"``; for Hessians.
+            memory: how much the kept linearisations may take: bytes, or a text such as ``"2GB"``; half of what is free
+                if left out.
+            **kwargs: as for f. Without ``data`` the three before are handed to f, too; an argument of f with one of
+                these four names is otherwise bound with ``functools.partial``.
 
         Raises:
-            CrelleTypeError: the transform stands for a gradient, or for a part of a matrix.
+            CrelleTypeError: the transform stands for a gradient, or for a part of a matrix; data that are no batches.
+            CrelleShapeError: a batch that does not fit; outputs without a leading axis of samples (Jacobians).
+            CrelleValueError: no batch at all, or a data set or function that is not the same twice: shuffling,
+                augmentation, dropout. ``check=False`` of the transform accepts them.
 
         Cost:
             One evaluation of f and its derivative; then about one evaluation for each product, 1.3 to 2 gradients for
             a Hessian. PyTorch keeps the graph of the evaluation, JAX the coefficients, as long as the operator lives.
+            With ``data`` this holds for each batch; a block of vectors goes through the data in one pass.
         """
+        if data is not None:
+            from crelle.operators._over import operator_over
+
+            return operator_over(self, args, kwargs, data, batch_size, reduction or "mean", memory)
         from crelle.operators._derivatives import operator_at
 
+        ours = {"batch_size": batch_size, "reduction": reduction, "memory": memory}
+        kwargs |= {name: value for name, value in ours.items() if value is not None}
         return operator_at(self._bind(args, kwargs), self._space)
 
     def diagonal(self, *args: Any, **kwargs: Any) -> Any:

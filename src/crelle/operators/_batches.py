@@ -35,7 +35,7 @@ class Batches:
     Args:
         data: an iterable of batches; or, with ``batch_size``, an array or a tuple, list or dict of arrays.
         weight: the number of samples of a batch, where its first array does not say.
-        what: the call, for messages: ``"crelle.hessian(loss).at"``.
+        what: the call, for messages: ``"Hessian of loss"``.
 
     Raises:
         CrelleTypeError: no iterable, an iterator that can be gone through only once, arrays without ``batch_size``.
@@ -105,7 +105,7 @@ def arguments_of(batch: Any, what: str) -> tuple[tuple[Any, ...], dict[str, Any]
     """The arguments that a batch stands for: a tuple or list for positional ones, a mapping for keywords, or one array.
 
     Args:
-        what: the batch in words, for the message: ``"crelle.hessian(loss).at: batch 3"``.
+        what: the batch in words, for the message: ``"Hessian of loss: batch 3"``.
 
     Raises:
         CrelleTypeError: it is none of these.

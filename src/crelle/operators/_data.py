@@ -180,19 +180,10 @@ class DataOperator(Operator):
         self.batches, self.kept = len(parts.samples), len(parts.kept)
 
     def _products(self, block: Any) -> Any:
-        return self._summed(lambda operator: operator._products(block), block)
+        return summed(self, self._parts, lambda i, a: a._products(block) * self._weights[i], block)
 
     def _adjoint_products(self, block: Any) -> Any:
-        return self._summed(lambda operator: operator._adjoint_products(block), block)
-
-    def _summed(self, product: Callable[[Operator], Any], block: Any) -> Any:
-        total: Any = None
-        flags = []
-        for found in self._parts.over(lambda number, operator: product(operator) * self._weights[number]):
-            flags.append((found * 0).sum())  # 0, or NaN
-            total = found if total is None else total + found
-        verify_finite(self, flags, block)
-        return total
+        return summed(self, self._parts, lambda i, a: a._adjoint_products(block) * self._weights[i], block)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -205,7 +196,28 @@ class DataOperator(Operator):
 
     @property
     def _title(self) -> str:
-        return f"{self._parts.what} over {self.batches} batch{'' if self.batches == 1 else 'es'}"
+        return over_title(self._parts)
+
+
+def over_title(parts: Parts) -> str:
+    """``Hessian of loss over 50 batches``."""
+    count = len(parts.samples)
+    return f"{parts.what} over {count} batch{'' if count == 1 else 'es'}"
+
+
+def summed(operator: Operator, parts: Parts, product: Callable[[int, Operator], Any], block: Any) -> Any:
+    """The sum of ``product(number, operator of the batch)``, in one pass over the data.
+
+    Raises:
+        CrelleValueError: a batch yields NaN or inf.
+    """
+    total: Any = None
+    flags = []
+    for found in parts.over(product):
+        flags.append((found * 0).sum())  # 0, or NaN
+        total = found if total is None else total + found
+    verify_finite(operator, flags, block)
+    return total
 
 
 def verify_finite(operator: Operator, flags: list[Any], block: Any) -> None:

@@ -1,0 +1,78 @@
+"""Derivatives over a data set: the shared arguments are copied once, and every batch is linearised there."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from crelle._call import bind, function_name
+from crelle.backends import framework_of
+from crelle.backends._protocol import Call
+from crelle.operators._batches import Batches, arguments_of
+from crelle.operators._data import Parts, over_data
+from crelle.operators._derivatives import operator_at
+from crelle.operators._operator import Operator
+from crelle.operators._stacked import StackedOperator
+
+if TYPE_CHECKING:
+    from crelle._transforms import Transform
+
+
+class Point:
+    """Where a derivative is taken, for all batches of a data set: the arguments that they share, copied once.
+
+    Arrays may be changed in place while the operator is in use; batches that are linearised anew later must not see it.
+    """
+
+    def __init__(self, transform: Transform, args: tuple[Any, ...], kwargs: dict[str, Any], what: str) -> None:
+        self._function, self._request, self._kept = transform.function, transform.request, transform._space
+        self._args, self._kwargs, self._what = args, kwargs, what
+        self._first = True
+        self._name = ""
+
+    def at(self, batch: Any) -> Operator:
+        """The operator of one batch."""
+        more, named = arguments_of(batch, self._what)
+        if self._first:
+            self._settle(
+                bind(self._function, (*self._args, *more), {**self._kwargs, **named}, self._request), len(more)
+            )
+        call = bind(self._function, (*self._args, *more), {**self._kwargs, **named}, self._request)
+        call.name = self._name
+        return operator_at(call, self._kept)
+
+    def _settle(self, call: Call, more: int) -> None:
+        """Copy the shared arguments; a module's parameters become one of them."""
+        if self._request.wrt == "params":
+            self._function, self._request = call.f, replace(self._request, wrt="inputs")
+            self._args = call.args[: len(call.args) - more]
+        leaves, tree = call.backend.flatten((self._args, self._kwargs))
+        self._args, self._kwargs = call.backend.unflatten(tree, [_copy(leaf) for leaf in leaves])
+        self._name, self._first = call.name, False
+
+
+def _copy(leaf: Any) -> Any:
+    framework = framework_of(leaf)
+    if framework == "torch":
+        return leaf.detach().clone()
+    return leaf.copy() if framework == "numpy" else leaf
+
+
+def operator_over(
+    transform: Transform,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    data: Any,
+    batch_size: int | None,
+    reduction: str,
+    memory: int | str | None,
+) -> Operator:
+    """The operator of f over a data set: the sum of the batches' Hessians, or the rows of all Jacobians."""
+    request = transform.request
+    what = f"{request.kind.capitalize()} of {function_name(transform.function)}"
+    make = Point(transform, args, kwargs, what).at
+    if request.kind == "jacobian":
+        batches = Batches(data, batch_size, None, what)
+        return StackedOperator(Parts(make, batches, what, memory, request.check, counted=True))
+    return over_data(make, data, what=what, reduction=reduction, memory=memory, batch_size=batch_size,
+                     check=request.check)  # fmt: skip
