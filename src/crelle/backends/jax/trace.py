@@ -14,6 +14,7 @@ from jax.extend import core as jex
 from crelle._arrays import ArrayType, total_size, types_text
 from crelle._compressed import Ways, of_dense
 from crelle._errors import CrelleShapeError, CrelleTypeError, CrelleValueError, describe
+from crelle._request import Request
 from crelle.backends._protocol import Call, CheckReport, Method, Runner
 from crelle.backends.jax import check, cost, fusion, keys, run
 from crelle.backends.jax.flat import FlatFunction, Layout, assemble
@@ -134,7 +135,7 @@ class JaxTrace:
         self._active = found.layout.active
         self._jitted: dict[Any, Any] = {}
         self._relied: list[tuple[int, Any]] = []
-        self._verify_complex()
+        self.unavailable |= verify_complex(call.request, call.text, call.inputs, call.names, self.outputs)
         self.costs: Mapping[str, PassCost] = self._costs(call, found)
 
     def _recognise(self, found: Traced) -> Hashable:
@@ -143,41 +144,6 @@ class JaxTrace:
             return None
         numbers = None if self.lifted else found.key.literals
         return found.key.structure, numbers, found.layout.result.out_tree.num_leaves
-
-    def _verify_complex(self) -> None:
-        """Say which modes mean what for complex arrays; refuse what has no meaning."""
-        request = self.request
-        types = f"{types_text(self.inputs, self.names)} -> {types_text(self.outputs)}"
-        complex_in = any(t.is_complex for t in self.inputs)
-        complex_out = any(t.is_complex for t in self.outputs)
-        if request.holomorphic and not all(t.is_complex for t in (*self.inputs, *self.outputs)):
-            raise CrelleTypeError(
-                describe(
-                    f"{self.text}: holomorphic=True needs complex inputs and outputs",
-                    called=types,
-                    try_="leave holomorphic= out, or convert the input to complex",
-                )
-            )
-        if not request.holomorphic and complex_in and (complex_out or request.kind == "hessian"):
-            raise CrelleTypeError(
-                describe(
-                    f"{self.text}: a complex function has one complex derivative only if it is holomorphic",
-                    called=types,
-                    try_="holomorphic=True if it is; otherwise differentiate real and imaginary parts as real arrays",
-                )
-            )
-        if complex_out and not complex_in and request.kind != "jacobian":
-            raise CrelleTypeError(
-                describe(
-                    f"{self.text}: f must return a real number, and returned {types_text(self.outputs)}",
-                    called=types,
-                    try_="the real or imaginary part of the output, or crelle.jacobian",
-                )
-            )
-        if complex_in and not request.holomorphic:
-            self.unavailable["forward"] = "the input is complex and the output real: only a gradient (a VJP) is defined"
-        if complex_out and not complex_in:
-            self.unavailable["reverse"] = "the output is complex and the input real: only forward mode is defined"
 
     def _modes(self) -> list[str]:
         if self.request.kind == "hessian":
@@ -207,7 +173,7 @@ class JaxTrace:
 
             def probe(consts: Any, dynamic: Any, mode: str = mode, into: list[PassCost] = found_costs) -> None:
                 program = self._linear_program(mode, *self._function(flat, dynamic, consts, self._jaxpr))
-                if _lacks_forward(program.jaxpr):
+                if lacks_forward(program.jaxpr):
                     raise TypeError("a custom_vjp has no forward rule")
                 price = cost.pass_cost(program, self._jaxpr, (*consts, *dynamic))
                 into.append(price.scaled(fusion.column_factor(program.jaxpr)) if mode == "forward" else price)
@@ -398,6 +364,53 @@ class JaxTrace:
         return None if analysis is None else int(analysis.temp_size_in_bytes)
 
 
+def verify_complex(
+    request: Request,
+    text: str,
+    inputs: tuple[ArrayType, ...],
+    names: tuple[str, ...],
+    outputs: tuple[ArrayType, ...],
+) -> dict[str, str]:
+    """Refuse what has no meaning for complex arrays; the modes that cannot be used, with the reason.
+
+    Raises:
+        CrelleTypeError: ``holomorphic=`` is missing, or is said of a function that is not complex.
+    """
+    unavailable: dict[str, str] = {}
+    types = f"{types_text(inputs, names)} -> {types_text(outputs)}"
+    complex_in = any(t.is_complex for t in inputs)
+    complex_out = any(t.is_complex for t in outputs)
+    if request.holomorphic and not all(t.is_complex for t in (*inputs, *outputs)):
+        raise CrelleTypeError(
+            describe(
+                f"{text}: holomorphic=True needs complex inputs and outputs",
+                called=types,
+                try_="leave holomorphic= out, or convert the input to complex",
+            )
+        )
+    if not request.holomorphic and complex_in and (complex_out or request.kind == "hessian"):
+        raise CrelleTypeError(
+            describe(
+                f"{text}: a complex function has one complex derivative only if it is holomorphic",
+                called=types,
+                try_="holomorphic=True if it is; otherwise differentiate real and imaginary parts as real arrays",
+            )
+        )
+    if complex_out and not complex_in and request.kind != "jacobian":
+        raise CrelleTypeError(
+            describe(
+                f"{text}: f must return a real number, and returned {types_text(outputs)}",
+                called=types,
+                try_="the real or imaginary part of the output, or crelle.jacobian",
+            )
+        )
+    if complex_in and not request.holomorphic:
+        unavailable["forward"] = "the input is complex and the output real: only a gradient (a VJP) is defined"
+    if complex_out and not complex_in:
+        unavailable["reverse"] = "the output is complex and the input real: only forward mode is defined"
+    return unavailable
+
+
 def type_of(value: Any) -> ArrayType:
     """The type of an array or an abstract value."""
     return ArrayType(str(value.dtype), tuple(value.shape))
@@ -487,10 +500,10 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 40 else f"{type(value).__name__} {text[:30]}..."
 
 
-def _lacks_forward(linear: jex.Jaxpr) -> bool:
+def lacks_forward(linear: jex.Jaxpr) -> bool:
     """Whether a linear program holds a function with a custom_vjp, which can only be transposed."""
     return any(
-        eqn.primitive.name == "custom_lin" or any(_lacks_forward(sub) for sub, _ in cost.sub_jaxprs(eqn))
+        eqn.primitive.name == "custom_lin" or any(lacks_forward(sub) for sub, _ in cost.sub_jaxprs(eqn))
         for eqn in linear.eqns
     )
 
