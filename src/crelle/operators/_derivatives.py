@@ -25,7 +25,7 @@ class JacobianOperator(Operator):
         self._kept: Linearised = linearised(call, call.backend, kept)
         domain = Space.of(call.backend, call.in_tree, call.inputs, call.names)
         super().__init__(domain, Space.of(call.backend, self._kept.out_tree, self._kept.outputs))
-        self.function, self.value = call.name, self._kept.value
+        self.function, self.value, self._call = call.name, self._kept.value, call
 
     def _products(self, block: Any) -> Any:
         return self._kept.push(block)
@@ -56,7 +56,7 @@ class HessianOperator(Operator):
         self._kept: Linearised = linearised(call, call.backend, kept)
         space = Space.of(call.backend, call.in_tree, call.inputs, call.names)
         super().__init__(space, space, frozenset({"symmetric"}))
-        self.function, self.value = call.name, self._kept.value
+        self.function, self.value, self._call = call.name, self._kept.value, call
 
     def _products(self, block: Any) -> Any:
         return self._kept.push(block)
