@@ -25,6 +25,12 @@ class Transposed(Operator):
     def _adjoint_products(self, block: Any) -> Any:
         return self.of._products(block)
 
+    def _answer(self, form: str, leaves: list[Any]) -> Any:
+        return self.of._adjoint_answer(form, leaves)
+
+    def _adjoint_answer(self, form: str, leaves: list[Any]) -> Any:
+        return self.of._answer(form, leaves)
+
     @property
     def T(self) -> Operator:
         """(Aᵀ)ᵀ = A."""

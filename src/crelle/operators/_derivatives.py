@@ -12,20 +12,11 @@ from crelle.operators._operator import Operator
 from crelle.operators._spaces import Space
 
 
-class JacobianOperator(Operator):
-    """v ↦ J v and u ↦ Jᵀ u for the Jacobian J of f at a point; made by ``crelle.jacobian(f).at(x)``.
+class _Derivative(Operator):
+    """What Jacobians and Hessians share: f at one point, linearised."""
 
-    f is evaluated once; a product then costs about one evaluation of f, or two.
-
-    Attributes:
-        value: f(x).
-    """
-
-    def __init__(self, call: Call, kept: Kept) -> None:
-        self._kept: Linearised = linearised(call, call.backend, kept)
-        domain = Space.of(call.backend, call.in_tree, call.inputs, call.names)
-        super().__init__(domain, Space.of(call.backend, self._kept.out_tree, self._kept.outputs))
-        self.function, self.value, self._call = call.name, self._kept.value, call
+    _kept: Linearised
+    function: str
 
     def _products(self, block: Any) -> Any:
         return self._kept.push(block)
@@ -33,17 +24,54 @@ class JacobianOperator(Operator):
     def _adjoint_products(self, block: Any) -> Any:
         return self._kept.pull(block)
 
+    def _answer(self, form: str, leaves: list[Any]) -> Any:
+        found = self._one(form, leaves, self.codomain, False)
+        return super()._answer(form, leaves) if found is None else found
+
+    def _adjoint_answer(self, form: str, leaves: list[Any]) -> Any:
+        found = self._one(form, leaves, self.domain, True)
+        return super()._adjoint_answer(form, leaves) if found is None else found
+
+    def _one(self, form: str, leaves: list[Any], made: Space, transposed: bool) -> Any:
+        """The product with one vector where the backend computes it as it comes, in one step."""
+        one = getattr(self._kept, "one", None)
+        if one is None or form not in ("tree", "flat"):
+            return None
+        if form == "flat":
+            return one(form, leaves[0], transposed)
+        return self.backend.unflatten(made.tree, one(form, leaves, transposed))
+
     @property
     def notes(self) -> tuple[str, ...]:
         """What a user should know of its products."""
         return self._kept.notes
+
+
+class JacobianOperator(_Derivative):
+    """v ↦ J v and u ↦ Jᵀ u for the Jacobian J of f at a point; made by ``crelle.jacobian(f).at(x)``.
+
+    f is evaluated once; a product then costs about one evaluation of f, or two. Jᵀ is the plain transpose, not
+    conjugated. Where f takes or returns complex numbers, J is complex, and so are the vectors on both sides; real
+    ones are converted.
+
+    Attributes:
+        value: f(x).
+    """
+
+    def __init__(self, call: Call, kept: Kept) -> None:
+        self._kept = linearised(call, call.backend, kept)
+        self.function, self.value = call.name, self._kept.value
+        domain = Space.of(call.backend, call.in_tree, self._kept.inputs, call.names)
+        outputs = self._kept.outputs
+        paths = tuple(call.backend.paths(self.value)) if len(outputs) > 1 else ()
+        super().__init__(domain, Space.of(call.backend, self._kept.out_tree, outputs, paths))
 
     @property
     def _title(self) -> str:
         return f"Jacobian of {self.function}"
 
 
-class HessianOperator(Operator):
+class HessianOperator(_Derivative):
     """v ↦ H v for the Hessian H of a scalar f at a point; made by ``crelle.hessian(f).at(x)``.
 
     The gradient of f is linearised once; a product then costs about 1.3 to 2 gradients.
@@ -53,20 +81,10 @@ class HessianOperator(Operator):
     """
 
     def __init__(self, call: Call, kept: Kept) -> None:
-        self._kept: Linearised = linearised(call, call.backend, kept)
+        self._kept = linearised(call, call.backend, kept)
+        self.function, self.value = call.name, self._kept.value
         space = Space.of(call.backend, call.in_tree, call.inputs, call.names)
         super().__init__(space, space, frozenset({"symmetric"}))
-        self.function, self.value, self._call = call.name, self._kept.value, call
-
-    def _products(self, block: Any) -> Any:
-        return self._kept.push(block)
-
-    _adjoint_products = _products
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What a user should know of its products."""
-        return self._kept.notes
 
     @property
     def _from_derivatives(self) -> bool:

@@ -13,14 +13,19 @@ from crelle.backends._protocol import Backend, Call
 class Linearised(Protocol):
     """f at one point. ``backends/<name>/linearised.py`` makes it; blocks are [count, size], a vector in each row.
 
+    A backend that compiles may also have ``one(form, vector, transposed)``, for one vector that is ``"flat"`` or a
+    ``"tree"`` (a list of leaves), in one step.
+
     Attributes:
         value: f(x), as f returned it.
+        inputs: types of the leaves of the vectors.
         outputs, out_tree: types of the leaves of the rows, and their tree: of f(x); of x for a Hessian.
         notes: what a user should know: plain kernels instead of fused ones, products one at a time.
         kept_bytes: about how many bytes are kept for products.
     """
 
     value: Any
+    inputs: tuple[ArrayType, ...]
     outputs: tuple[ArrayType, ...]
     out_tree: Any
     notes: tuple[str, ...]

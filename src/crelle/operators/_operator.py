@@ -106,23 +106,32 @@ class Operator(Questions):
     # -- products
 
     def __matmul__(self, v: Any) -> Any:
+        """``A @ v`` for a vector [n], vectors [n, k], or a tree; ``A @ B`` for an operator."""
         if isinstance(v, Operator):
             from crelle.operators._algebra import Composed
 
             return Composed(self, v)
-        block, leave = self.domain.enter(v, f"{self!r} @ v")
+        form, leaves = self.domain.enter(v, lambda: f"{self!r} @ v")
         with asked_by_user():
-            return leave(self._products(block), self.codomain)
+            return self._answer(form, leaves)
 
     def __call__(self, v: Any) -> Any:
         """``A @ v``."""
         return self @ v
 
     def __rmatmul__(self, u: Any) -> Any:
-        block, leave = self.codomain.enter(u if not hasattr(u, "T") else u.T, f"u @ {self!r}")
+        """``u @ A``, which is Aᵀu for one vector; of an array [k, m] each row is one."""
+        form, leaves = self.codomain.enter(u, lambda: f"u @ {self!r}", rows=True)
         with asked_by_user():
-            found = leave(self._adjoint_products(block), self.domain)
-        return found.T if hasattr(found, "T") else found
+            return self._adjoint_answer(form, leaves)
+
+    def _answer(self, form: str, leaves: list[Any]) -> Any:
+        """A v for what entered the domain, in the same form."""
+        return self.codomain.formed(form, self._products(self.domain.block(form, leaves)))
+
+    def _adjoint_answer(self, form: str, leaves: list[Any]) -> Any:
+        """Aᵀ u for what entered the codomain, in the same form."""
+        return self.domain.formed(form, self._adjoint_products(self.codomain.block(form, leaves)))
 
     @property
     def T(self) -> Operator:

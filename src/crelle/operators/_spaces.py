@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from crelle._arrays import ArrayType, total_size, types_text
+from crelle._arrays import ArrayType, short_dtype, total_size, types_text
 from crelle._call import describe_arguments
 from crelle._errors import CrelleShapeError, CrelleTypeError, CrelleValueError, describe
 from crelle.backends._protocol import Backend
@@ -50,12 +51,12 @@ class Space:
         """The space of arrays of these types."""
         return cls(backend, tree, types, names, common_dtype(types))
 
-    @property
+    @functools.cached_property
     def size(self) -> int:
         """Number of elements of all leaves."""
         return total_size(self.types)
 
-    @property
+    @functools.cached_property
     def device(self) -> str:
         """Where the arrays are; empty if unknown."""
         return next((t.device for t in self.types if t.device), "")
@@ -63,13 +64,17 @@ class Space:
     def __str__(self) -> str:
         return types_text(self.types, self.names)
 
-    def enter(self, given: Any, what: str) -> tuple[Any, Callable[[Any, Space], Any]]:
-        """A block [count, size] of what the user gave, and what gives a block of another space back in the same form.
+    def enter(self, given: Any, what: Callable[[], str], *, rows: bool = False) -> tuple[str, list[Any]]:
+        """The form of a vector or of several, and the arrays: what :meth:`block` and :meth:`formed` take.
 
-        A tree of this space is one vector, and so is a flat array [size]; the columns of [size, k] are k vectors.
+        A tree of this space is one vector (``"tree"``), and so is an array [size] (``"flat"``); [size, k] are k vectors
+        (``"columns"``), and [k, size] are if ``rows`` (``"rows"``).
+
+        Args:
+            what: says what was called, if it must be said.
 
         Raises:
-            CrelleTypeError: another tree, or no arrays of this framework.
+            CrelleTypeError: another tree, no arrays of this framework, or complex ones for a real matrix.
             CrelleShapeError: another length, or shape.
             CrelleValueError: another device.
         """
@@ -82,32 +87,65 @@ class Space:
             except TypeError:
                 raise CrelleTypeError(
                     describe(
-                        f"{what}: {leaf!r} of type {type(leaf).__name__} is no vector of {backend.name}",
-                        expected=self._wanted,
+                        f"{what()}: {_shown(leaf)} of type {type(leaf).__name__} is no vector of {backend.name}",
+                        expected=self._wanted(rows),
                         try_="A.to_scipy() for NumPy arrays" if type(leaf).__module__ == "numpy" else None,
                     )
                 ) from None
-        self._verify_devices(types, what)
-        vectors = vectors_of(backend)
-        if tree == self.tree and [t.shape for t in types] == [t.shape for t in self.types]:
-            return vectors.join([leaf[None] for leaf in map(_array, leaves)], self.dtype), _as_tree
-        if len(leaves) == 1 and types[0].shape[:1] == (self.size,) and len(types[0].shape) <= 2:
-            if len(types[0].shape) == 1:
-                return vectors.join([leaves[0][None]], self.dtype), lambda block, space: block[0]
-            return vectors.join([leaves[0].T], self.dtype), lambda block, space: block.T
+        for t in types:
+            if t.is_complex and "complex" not in self.dtype:
+                raise CrelleTypeError(
+                    describe(
+                        f"{what()}: a complex vector for a real matrix",
+                        called=types_text(tuple(types)),
+                        expected=self._wanted(rows),
+                        try_="its real and imaginary parts, one after the other",
+                    )
+                )
+            if t.device != self.device:
+                self._verify_device(t.device, what)
+        if tree == self.tree and [t.shape for t in types] == self._shapes:
+            return "tree", leaves
+        if len(leaves) == 1:
+            shape = types[0].shape
+            if shape == (self.size,):
+                return "flat", leaves
+            if len(shape) == 2 and shape[1 if rows else 0] == self.size:
+                return "rows" if rows else "columns", leaves
         raise (CrelleShapeError if tree == self.tree or len(leaves) == 1 else CrelleTypeError)(
             describe(
-                f"{what}: no vector of this operator",
+                f"{what()}: no vector of this operator",
                 called=describe_arguments((given,), {}),
-                expected=self._wanted,
+                expected=self._wanted(rows),
                 likely=self._cause(types),
             )
         )
 
-    @property
-    def _wanted(self) -> str:
-        flat = ArrayType(self.dtype, (self.size,))
-        return f"{flat}, or {str(flat)[:-1]},k] for k of them, or a tree like {self}"
+    def block(self, form: str, leaves: list[Any]) -> Any:
+        """The vectors that entered, as the rows of a block [count, size]."""
+        vectors = vectors_of(self.backend)
+        if form == "tree":
+            return vectors.join([_array(leaf)[None] for leaf in leaves], self.dtype)
+        (leaf,) = leaves
+        return vectors.join([leaf[None] if form == "flat" else leaf.T if form == "columns" else leaf], self.dtype)
+
+    def formed(self, form: str, block: Any) -> Any:
+        """A block of vectors of this space, in the form in which others entered."""
+        if form == "tree":
+            return self.leave(block)[0]
+        return block[0] if form == "flat" else block.T if form == "columns" else block
+
+    @functools.cached_property
+    def _shapes(self) -> list[tuple[int, ...]]:
+        return [t.shape for t in self.types]
+
+    def _wanted(self, rows: bool) -> str:
+        kind = short_dtype(self.dtype)
+        several = f"[k,{self.size}]" if rows else f"[{self.size},k]"
+        text = f"{kind}[{self.size}], or {kind}{several} for k of them"
+        if len(self.types) == 1 and self.types[0].shape == (self.size,) and self.backend.flatten(0)[1] == self.tree:
+            return text
+        return f"{text}, or a tree like {self}"
 
     def _cause(self, types: list[ArrayType]) -> str | None:
         found = total_size(tuple(types))
@@ -115,16 +153,15 @@ class Space:
             return "the right number of elements in another shape or tree"
         return f"{found:,} elements in place of {self.size:,}"
 
-    def _verify_devices(self, types: list[ArrayType], what: str) -> None:
-        for t in types:
-            if t.device and self.device and t.device.partition(" ")[0] != self.device.partition(" ")[0]:
-                raise CrelleValueError(
-                    describe(
-                        f"{what}: a vector on {t.device} for an operator on {self.device}",
-                        expected="one device",
-                        try_=f"move it to {self.device}",
-                    )
+    def _verify_device(self, device: str, what: Callable[[], str]) -> None:
+        if device and self.device and device.partition(" ")[0] != self.device.partition(" ")[0]:
+            raise CrelleValueError(
+                describe(
+                    f"{what()}: a vector on {device} for an operator on {self.device}",
+                    expected="one device",
+                    try_=f"move it to {self.device}",
                 )
+            )
 
     def leave(self, block: Any) -> list[Any]:
         """The vectors of a block as trees of arrays."""
@@ -140,5 +177,6 @@ def _array(leaf: Any) -> Any:
     return np.asarray(leaf)
 
 
-def _as_tree(block: Any, space: Space) -> Any:
-    return space.leave(block)[0]
+def _shown(leaf: Any) -> str:
+    text = repr(leaf)
+    return text if len(text) <= 40 and "\n" not in text else f"<{type(leaf).__name__}>"

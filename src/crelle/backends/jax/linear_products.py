@@ -39,7 +39,7 @@ SMALL_CHUNK, CHUNK = 256, 16
 class Products:
     """v ↦ L v for one linear map L of trees, whose coefficients are arguments: compiled once, at any coefficients.
 
-    One vector is a ``"tree"`` (a list of leaves), ``"flat"`` ([size]) or a ``"row"`` ([1, size]); a block [count, size].
+    One vector is a ``"tree"`` (list of leaves), ``"flat"`` ([size]) or a ``"row"`` ([1, size]); a block [count, size].
 
     Attributes:
         chunk: rows that are computed at once; 1 is a loop, and ``None`` not yet decided.

@@ -40,6 +40,11 @@ class JaxLinearised:
         self.one_way = linear.one_way
         self._linear, self._coefficients, self._text = linear, coefficients, call.text
 
+    @property
+    def kept_bytes(self) -> int:
+        """Of the coefficients."""
+        return sum(int(getattr(c, "nbytes", 0)) for c in self._coefficients)
+
     def push(self, block: Any) -> Any:
         """v ↦ J v, row by row."""
         return self._run(self._linear.push.block, block)
@@ -116,7 +121,7 @@ class LinearMap:
         if ours == theirs:
             return self._real_product(coefficients, vector, transposed)
         # real -> complex gives J v or the real part of Jᵀu; complex -> real the other way round: twice for all of it
-        turned = [-1j * leaf for leaf in vector]
+        turned = [-1j * jnp.asarray(leaf) for leaf in vector]
         second = turned if transposed == self._complex[1] else [jnp.imag(leaf) for leaf in vector]
         parts = [self._real_product(coefficients, v, transposed) for v in (vector, second)]
         return [a + 1j * b for a, b in zip(*parts, strict=True)]
@@ -124,11 +129,7 @@ class LinearMap:
     def _real_product(self, coefficients: Leaves, vector: Leaves, transposed: bool) -> Leaves:
         evaluate = jex.jaxpr_as_fun(jex.ClosedJaxpr(self.jaxpr, list(coefficients)))
         given = self._seeds[transposed]
-        leaves = [
-            (leaf.real if jnp.iscomplexobj(leaf) and not jnp.issubdtype(t.dtype, jnp.complexfloating) else leaf)
-            .astype(t.dtype)
-            for leaf, t in zip(vector, given, strict=True)
-        ]  # fmt: skip
+        leaves = [_cast(leaf, t.dtype) for leaf, t in zip(vector, given, strict=True)]
         if transposed == self.reverse:
             return list(evaluate(*leaves))
         if self.one_way:
@@ -213,6 +214,8 @@ class Start:
         if backward:  # a custom_vjp has no forward rule: the reverse pass is linear, too, and can be transposed
             reverse = not hessian
             values, closed = self._linearised(g, active, True)
+        if self._jaxpr is None:
+            verify_complex(self._request, self._text, self._inputs, self._names, tuple(map(type_of, values)))
         outputs = self._inputs if hessian else tuple(map(type_of, values))
         self.linear = LinearMap(closed.jaxpr, self._inputs, outputs, reverse, hessian, self._text, self._compiled)
         return values, list(closed.consts)
@@ -227,6 +230,13 @@ class Start:
             values, _, linear = run.linearise(g, active, "reverse" if backward else "forward")
         outputs = tuple(map(type_of, values))
         return list(values), run.linear_program(linear, outputs if backward and not hessian else self._inputs)
+
+
+def _cast(leaf: Any, dtype: Any) -> Any:
+    leaf = jnp.asarray(leaf)
+    if jnp.iscomplexobj(leaf) and not jnp.issubdtype(dtype, jnp.complexfloating):
+        leaf = leaf.real
+    return leaf.astype(dtype)
 
 
 def _complex(t: ArrayType) -> ArrayType:

@@ -21,7 +21,7 @@ class NumpyLinearised:
     notes: tuple[str, ...] = ("derivatives of NumPy functions are differences: an estimate, not exact to rounding",)
 
     def __init__(self, call: Call) -> None:
-        self._hessian, self._inputs, self._tree = call.request.kind == "hessian", call.inputs, call.in_tree
+        self._hessian, self.inputs, self._tree = call.request.kind == "hessian", call.inputs, call.in_tree
         self._point = _trees.unflatten(call.in_tree, [np.array(leaf) for leaf in call.active])
         positions, args, kwargs = call.request.argnums_tuple, call.args, call.kwargs
         several = isinstance(call.request.argnums, tuple)
@@ -42,13 +42,13 @@ class NumpyLinearised:
     @property
     def kept_bytes(self) -> int:
         """The point."""
-        return sum(t.nbytes for t in self._inputs)
+        return sum(t.nbytes for t in self.inputs)
 
     def push(self, block: Any) -> Any:
         """v ↦ J v, row by row."""
         rows = []
         for i in range(len(block)):
-            v = _trees.unflatten(self._tree, [leaf[0] for leaf in cut(block[i : i + 1], self._inputs)])
+            v = _trees.unflatten(self._tree, [leaf[0] for leaf in cut(block[i : i + 1], self.inputs)])
             if self._hessian:
                 rows.append(self._row(products.hvp(self._f, (self._point,), (v,))[1][0]))
             else:
@@ -63,7 +63,7 @@ class NumpyLinearised:
         for i in range(len(block)):
             u = _trees.unflatten(self.out_tree, [leaf[0] for leaf in cut(block[i : i + 1], self.outputs)])
             rows.append(self._row(self._pull(u)[0]))
-        return self._block(rows, self._inputs)
+        return self._block(rows, self.inputs)
 
     @functools.cached_property
     def _pull(self) -> Any:
