@@ -24,7 +24,19 @@ from crelle._version import __version__
 from crelle.colorings import Coloring, coloring
 from crelle.determinants import Slogdet, SlogdetResult, slogdet
 from crelle.estimators import Estimate
-from crelle.operators import HessianOperator, JacobianOperator, Operator, operator
+from crelle.operators import (
+    Fisher,
+    GaussNewton,
+    GaussNewtonOperator,
+    HessianOperator,
+    JacobianOperator,
+    Operator,
+    fisher,
+    ggn,
+    objective,
+    operator,
+    per_sample_gradient,
+)
 from crelle.pattern import SparsityPattern
 from crelle.tangent.rules import register_linear_rule
 
@@ -42,6 +54,9 @@ __all__ = [
     "CrelleValueError",
     "CrelleWarning",
     "Estimate",
+    "Fisher",
+    "GaussNewton",
+    "GaussNewtonOperator",
     "HessianOperator",
     "JacobianOperator",
     "Operator",
@@ -55,13 +70,17 @@ __all__ = [
     "clear_caches",
     "coloring",
     "divergence",
+    "fisher",
+    "ggn",
     "gradient",
     "hessian",
     "hvp",
     "jacobian",
     "jvp",
     "laplacian",
+    "objective",
     "operator",
+    "per_sample_gradient",
     "register_linear_rule",
     "slogdet",
     "vjp",

@@ -18,10 +18,13 @@ _state = _State()
 
 
 class asked_by_user:
-    """Around the products of ``A @ v``: what they depend on is recorded, where the framework records."""
+    """Around the products of ``A @ v``: what they depend on is recorded, where the framework records; or is not."""
+
+    def __init__(self, asked: bool = True) -> None:
+        self._asked = asked
 
     def __enter__(self) -> None:
-        self._before, _state.asked = _state.asked, True
+        self._before, _state.asked = _state.asked, self._asked
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         _state.asked = self._before

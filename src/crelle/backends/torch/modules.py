@@ -11,6 +11,7 @@ from torch.func import functional_call
 from crelle._errors import CrelleTypeError, describe
 from crelle._request import Request
 from crelle.backends._protocol import Adapted
+from crelle.backends.torch.objective import Objective
 
 _NORMS = (nn.modules.batchnorm._BatchNorm,)
 _DROPOUTS = (nn.modules.dropout._DropoutNd,)
@@ -29,7 +30,8 @@ def adapt(f: Any, args: tuple[Any, ...], request: Request) -> Adapted | None:
     _refuse_train_mode(module, f"crelle.{request.kind}({name})")
     if request.wrt == "inputs":
         return Adapted(f, args, name) if f is module else None
-    parameters = {key: p for key, p in module.named_parameters() if p.requires_grad}
+    inner = module.model if isinstance(module, Objective) else module
+    parameters = {key: p for key, p in inner.named_parameters() if p.requires_grad}
     if not parameters:
         raise CrelleTypeError(
             describe(
@@ -38,10 +40,13 @@ def adapt(f: Any, args: tuple[Any, ...], request: Request) -> Adapted | None:
             )
         )
     # buffers are looked up at each call, as the parameters are: both may be replaced between calls
-    buffers = dict(module.named_buffers())
+    buffers = dict(inner.named_buffers())
 
     def of_parameters(params: dict[str, Any], *inputs: Any, **kwargs: Any) -> Any:
-        return functional_call(module, {**params, **buffers}, inputs, kwargs)
+        if isinstance(module, Objective):
+            *inputs, target = inputs  # type: ignore[assignment]
+            return module.reduce(functional_call(inner, {**params, **buffers}, tuple(inputs), kwargs), target)
+        return functional_call(inner, {**params, **buffers}, inputs, kwargs)
 
     return Adapted(of_parameters, (parameters, *args), name)
 

@@ -1,0 +1,27 @@
+"""A module and a loss as one module; made by ``crelle.objective``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+
+class Objective(nn.Module):
+    """forward(x, y) = loss(model(x), y).
+
+    Attributes:
+        model: the module.
+        loss: the loss, or its name, as it was given; ``reduce`` is the function.
+    """
+
+    def __init__(self, model: nn.Module, loss: Any, reduce: Callable[[Any, Any], Any]) -> None:
+        super().__init__()
+        self.model, self.loss, self.reduce = model, loss, reduce
+        self.train(model.training)
+
+    def forward(self, *batch: Any) -> Any:
+        """What the model loses on the batch; the target comes last."""
+        *inputs, target = batch
+        return self.reduce(self.model(*inputs), target)

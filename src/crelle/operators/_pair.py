@@ -1,0 +1,167 @@
+"""A model, a loss and one batch, bound: what of the arguments is parameters, inputs and target."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from crelle._call import backend_of, bind, describe_arguments, function_name
+from crelle._errors import CrelleShapeError, CrelleTypeError, describe
+from crelle._prepare import space_for
+from crelle._request import make_request
+from crelle.backends import framework_of
+from crelle.backends._protocol import Backend, Call
+from crelle.operators._derivatives import HessianOperator, JacobianOperator
+from crelle.operators._losses import Form, Losses, losses_of, verify_loss
+
+Function = Callable[..., Any]
+
+
+class Pair:
+    """A model and a loss, as ``crelle.ggn``, ``crelle.fisher`` and others take them.
+
+    Attributes:
+        model: a function (params, *inputs) -> outputs, or an ``nn.Module`` of the inputs.
+        loss: a function (outputs, target) -> scalar, or the name of one.
+        is_module: whether the model holds its parameters itself.
+    """
+
+    def __init__(self, kind: str, model: Any, loss: Any, reduction: str | None) -> None:
+        name = function_name(model)
+        self.what = f"crelle.{kind}({name}, {loss if isinstance(loss, str) else function_name(loss)})"
+        if not callable(model):
+            raise CrelleTypeError(
+                describe(
+                    f"crelle.{kind}(model, loss): model is of type {type(model).__name__}",
+                    expected="a function (params, x) -> outputs, or an nn.Module",
+                    try_="pass the function itself, not its result" if hasattr(model, "shape") else None,
+                )
+            )
+        verify_loss(loss, reduction, self.what)
+        self.model, self.loss, self.reduction, self.name = model, loss, reduction or "mean", name
+        self.is_module = framework_of(model) == "torch"
+
+    @property
+    def loss_reduction(self) -> str:
+        """``"sum"`` where the loss says so, else ``"mean"``."""
+        if isinstance(self.loss, str):
+            return self.reduction
+        said = getattr(self.loss, "keywords", {}).get("reduction", getattr(self.loss, "reduction", "mean"))
+        return "sum" if said == "sum" else "mean"
+
+    @property
+    def arguments(self) -> str:
+        """What a call takes, for errors."""
+        return "(x, y)" if self.is_module else "(params, x, y)"
+
+    def verify_count(self, args: tuple[Any, ...]) -> None:
+        """Refuse a call without inputs or target.
+
+        Raises:
+            CrelleTypeError: too few arguments.
+        """
+        if len(args) < (2 if self.is_module else 3):
+            raise CrelleTypeError(
+                describe(f"{self.what}: too few arguments", called=describe_arguments(args, {}),
+                         expected=f"{self.arguments}: the target comes last")
+            )  # fmt: skip
+
+    def loss_in(self, backend: Backend) -> Function:
+        """The loss as a function."""
+        if isinstance(self.loss, str):
+            return losses_of(backend, self.what).named(self.loss, self.reduction)
+        return self.loss  # type: ignore[no-any-return]
+
+
+class Bound:
+    """A :class:`Pair` with one batch.
+
+    Attributes:
+        call: of the model, with respect to its parameters.
+        params, inputs, target: the arguments.
+        loss: as a function (outputs, target) -> scalar.
+    """
+
+    def __init__(self, pair: Pair, args: tuple[Any, ...]) -> None:
+        pair.verify_count(args)
+        self.pair, self.what = pair, pair.what
+        *given, self.target = args
+        backend = backend_of(pair.model, args, {}, pair.what)
+        self.losses: Losses = losses_of(backend, pair.what)
+        self._request = make_request(
+            "jacobian", pair.model, argnums=0, memory=None, mode="auto", chunk=None,
+            wrt="params" if pair.is_module else "inputs",
+        )  # fmt: skip
+        self.call: Call = bind(pair.model, tuple(given), {}, self._request)
+        self.params, *self.inputs = self.call.args
+        self.loss = pair.loss_in(backend)
+
+    @functools.cached_property
+    def jacobian(self) -> JacobianOperator:
+        """J of the outputs with respect to the parameters: the model is evaluated, and kept."""
+        return JacobianOperator(self.call, space_for(self.pair.model, (self._request, self._request.selection.key)))
+
+    @property
+    def outputs(self) -> Any:
+        """What the model returned."""
+        return self.jacobian.value
+
+    @functools.cached_property
+    def form(self) -> Form | None:
+        """The closed form of the loss, where it is known to have one."""
+        return self.losses.form(self.loss, self.outputs, self.target)
+
+    @functools.cached_property
+    def slope(self) -> tuple[Any, Any]:
+        """(loss, its gradient with respect to the outputs)."""
+        value, gradient = self.losses.slope(self.loss, self.outputs, self.target)
+        return value, gradient
+
+    def loss_hessian(self) -> HessianOperator:
+        """H of the loss with respect to the outputs, linearised."""
+        request = make_request("hessian", self.loss, argnums=0, memory=None, mode="auto", chunk=None, wrt="inputs")
+        call = bind(self.loss, (self.outputs, self.target), {}, request)
+        return HessianOperator(call, space_for(self.loss, (request, request.selection.key)))
+
+    # -- sample by sample
+
+    @property
+    def size(self) -> int:
+        """Number of samples: the length of the first axis of inputs and target.
+
+        Raises:
+            CrelleShapeError: they have none, or differ.
+        """
+        backend = self.call.backend
+        leaves = backend.flatten((self.inputs, self.target))[0]
+        lengths = {leaf.shape[0] if getattr(leaf, "shape", ()) else None for leaf in leaves}
+        if len(lengths) != 1 or None in lengths:
+            raise CrelleShapeError(
+                describe(
+                    f"{self.what}: samples lie along the first axis, and the arrays have different ones",
+                    called=describe_arguments((*self.inputs, self.target), {}),
+                    expected="inputs and target with the same first axis",
+                    try_="close over what all samples share",
+                )
+            )
+        return lengths.pop()  # type: ignore[return-value]
+
+    def alone(self, tree: Any) -> Any:
+        """A sample as a batch of one."""
+        backend = self.call.backend
+        leaves, form = backend.flatten(tree)
+        return backend.unflatten(form, [leaf[None] for leaf in leaves])
+
+    def sample_loss(self, params: Any, *sample: Any) -> Any:
+        """The loss of one sample: that of a batch of one."""
+        *inputs, target = (self.alone(item) for item in sample)
+        return self.loss(self.call.f(params, *inputs), target)
+
+    def sample_outputs(self, params: Any, *inputs: Any) -> Any:
+        """The outputs of one sample, as a batch of one."""
+        return self.call.f(params, *map(self.alone, inputs))
+
+    def sample_slopes(self) -> Any:
+        """The gradient of each sample's loss with respect to its outputs: a tree like the outputs."""
+        return self.losses.each_slope(lambda z, y: self.loss(self.alone(z), self.alone(y)), [self.outputs, self.target])
