@@ -28,6 +28,11 @@ class Batch:
     def __str__(self) -> str:
         return describe_arguments((self.given,), {})
 
+    @property
+    def frameworks(self) -> str:
+        """``torch``, or ``numpy, torch`` for a mixture."""
+        return ", ".join(sorted({name for leaf in leaves_of(self.given) if (name := framework_of(leaf))})) or "no array"
+
 
 class Batches:
     """The batches of a data set, as often as they are asked for.
@@ -87,7 +92,7 @@ class Batches:
         """
         if self._weight is not None:
             return float(self._weight(batch.given))
-        first = _first_array(batch.given)
+        first = next((leaf for leaf in leaves_of(batch.given) if framework_of(leaf)), None)
         shape = getattr(first, "shape", ())
         if not shape:
             raise CrelleTypeError(
@@ -105,7 +110,7 @@ def arguments_of(batch: Any, what: str) -> tuple[tuple[Any, ...], dict[str, Any]
     """The arguments that a batch stands for: a tuple or list for positional ones, a mapping for keywords, or one array.
 
     Args:
-        what: the batch in words, for the message: ``"Hessian of loss: batch 3"``.
+        what: the batch in words, for the message: ``"batch 3"``.
 
     Raises:
         CrelleTypeError: it is none of these.
@@ -178,9 +183,12 @@ def _all_arrays(data: Any) -> bool:
     return bool(found) and all(framework_of(a) for a in found)
 
 
-def _first_array(tree: Any) -> Any:
+def leaves_of(tree: Any) -> Iterator[Any]:
+    """What dicts, lists and tuples hold, one inside another."""
     if isinstance(tree, Mapping):
         tree = list(tree.values())
     if isinstance(tree, (tuple, list)):
-        return next((found for item in tree if (found := _first_array(item)) is not None), None)
-    return tree if framework_of(tree) else None
+        for item in tree:
+            yield from leaves_of(item)
+    else:
+        yield tree

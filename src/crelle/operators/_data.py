@@ -112,7 +112,7 @@ class Parts:
             raise kind(
                 describe(
                     f"{where} failed",
-                    called=str(batch),
+                    called=f"{batch} of {batch.frameworks}",
                     expected=f"a batch like batch 0: {self._types}" if batch.number else None,
                     likely=f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}",
                     try_="smaller batches" if kind is CrelleMemoryError else None,

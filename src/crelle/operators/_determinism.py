@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import functools
+import inspect
+from collections.abc import Callable
 from itertools import zip_longest
 from typing import Any
 
@@ -10,7 +12,7 @@ import numpy as np
 
 from crelle._errors import CrelleValueError, describe
 from crelle.backends import framework_of, get_backend
-from crelle.operators._batches import Batch, Batches
+from crelle.operators._batches import Batch, Batches, leaves_of
 from crelle.operators._operator import Operator
 from crelle.operators._vectors import vectors_of
 
@@ -47,11 +49,43 @@ def verify_deterministic(made: Callable[[Batch], Operator], batches: Batches, fi
         )
 
 
+def captured_modules(f: Any) -> list[Any]:
+    """The ``nn.Module``s that a function reaches by its closure, its globals, ``self`` or ``partial``.
+
+    >>> captured_modules(lambda x: x)
+    []
+    """
+    if isinstance(f, functools.partial):
+        return [module for held in (f.func, *f.args, *f.keywords.values()) for module in captured_modules(held)]
+    if inspect.ismethod(f):
+        owner = f.__self__
+        held = [owner, *getattr(owner, "__dict__", {}).values()]
+        return [*filter(_is_module, held), *captured_modules(f.__func__)]
+    if not inspect.isfunction(f):
+        return [f] if _is_module(f) else []
+    cells = [cell.cell_contents for cell in f.__closure__ or () if _is_filled(cell)]
+    named = [f.__globals__[name] for name in f.__code__.co_names if name in f.__globals__]
+    found = {id(value): value for value in (*cells, *named) if _is_module(value)}
+    return list(found.values())
+
+
+def _is_module(value: Any) -> bool:
+    return not isinstance(value, type) and hasattr(value, "named_modules") and hasattr(value, "training")
+
+
+def _is_filled(cell: Any) -> bool:
+    try:
+        cell.cell_contents
+    except ValueError:
+        return False
+    return True
+
+
 def same_batches(one: Any, other: Any) -> bool:
     """Whether two batches hold the same values."""
     if one is other:
         return True
-    for a, b in zip_longest(_leaves(one), _leaves(other)):
+    for a, b in zip_longest(leaves_of(one), leaves_of(other)):
         if a is b:
             continue
         framework = framework_of(a)
@@ -64,16 +98,6 @@ def same_batches(one: Any, other: Any) -> bool:
         if x.shape != y.shape or x.dtype != y.dtype or not np.array_equal(x, y, equal_nan=x.dtype.kind in "fc"):
             return False
     return True
-
-
-def _leaves(tree: Any) -> Iterator[Any]:
-    if isinstance(tree, Mapping):
-        tree = list(tree.values())
-    if isinstance(tree, (tuple, list)):
-        for item in tree:
-            yield from _leaves(item)
-    else:
-        yield tree
 
 
 def _other_batches(batches: Batches) -> CrelleValueError:

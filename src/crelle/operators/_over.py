@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from crelle._call import bind, function_name
+from crelle._call import bind, describe_arguments, function_name
+from crelle._errors import CrelleValueError, describe
 from crelle.backends import framework_of
 from crelle.backends._protocol import Call
 from crelle.operators._batches import Batches, arguments_of
 from crelle.operators._data import Parts, over_data
+from crelle.operators._determinism import captured_modules
 from crelle.operators._derivatives import operator_at
 from crelle.operators._operator import Operator
 from crelle.operators._stacked import StackedOperator
@@ -24,31 +26,53 @@ class Point:
     Arrays may be changed in place while the operator is in use; batches that are linearised anew later must not see it.
     """
 
-    def __init__(self, transform: Transform, args: tuple[Any, ...], kwargs: dict[str, Any], what: str) -> None:
+    def __init__(self, transform: Transform, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._function, self._request, self._kept = transform.function, transform.request, transform._space
-        self._args, self._kwargs, self._what = args, kwargs, what
+        self._args, self._kwargs = args, kwargs
         self._first = True
         self._name = ""
 
     def at(self, batch: Any) -> Operator:
         """The operator of one batch."""
-        more, named = arguments_of(batch, self._what)
+        more, named = arguments_of(batch, "a batch")
         if self._first:
             self._settle(
                 bind(self._function, (*self._args, *more), {**self._kwargs, **named}, self._request), len(more)
             )
         call = bind(self._function, (*self._args, *more), {**self._kwargs, **named}, self._request)
         call.name = self._name
+        _verify_place(call)
         return operator_at(call, self._kept)
 
     def _settle(self, call: Call, more: int) -> None:
         """Copy the shared arguments; a module's parameters become one of them."""
+        if self._request.check:
+            for module in captured_modules(self._function):
+                call.backend.adapt(module, (), self._request)  # which refuses dropout and BatchNorm in train mode
         if self._request.wrt == "params":
             self._function, self._request = call.f, replace(self._request, wrt="inputs")
             self._args = call.args[: len(call.args) - more]
         leaves, tree = call.backend.flatten((self._args, self._kwargs))
         self._args, self._kwargs = call.backend.unflatten(tree, [_copy(leaf) for leaf in leaves])
         self._name, self._first = call.name, False
+
+
+def _verify_place(call: Call) -> None:
+    """Refuse batches on another device; JAX moves them by itself."""
+    if call.backend.name == "jax":
+        return
+    where = call.inputs[0].device
+    for leaf in call.leaves:
+        found = call.backend.array_type(leaf).device if framework_of(leaf) == call.backend.name else where
+        if found != where:
+            raise CrelleValueError(
+                describe(
+                    f"an array on {found}, and {call.names[0]} on {where}",
+                    called=describe_arguments(call.args, call.kwargs),
+                    expected="one device",
+                    try_=f"move each batch: an iterable whose __iter__ yields tuple(a.to({where!r}) for a in batch)",
+                )
+            )
 
 
 def _copy(leaf: Any) -> Any:
@@ -70,7 +94,7 @@ def operator_over(
     """The operator of f over a data set: the sum of the batches' Hessians, or the rows of all Jacobians."""
     request = transform.request
     what = f"{request.kind.capitalize()} of {function_name(transform.function)}"
-    make = Point(transform, args, kwargs, what).at
+    make = Point(transform, args, kwargs).at
     if request.kind == "jacobian":
         batches = Batches(data, batch_size, None, what)
         return StackedOperator(Parts(make, batches, what, memory, request.check, counted=True))
