@@ -24,6 +24,7 @@ from crelle.backends.torch import operator_graph, run
 from crelle.backends.torch.flat import FlatFunction, verify_complex
 from crelle.backends.torch.operator_blocks import Blocks, at_once
 from crelle.backends.torch.operator_record import recorded
+from crelle.backends.torch.operator_replay import Changed, Replay
 from crelle.backends.torch.run import dtype_of, type_of
 from crelle.backends.torch.vectors import cut, join
 from crelle.operators._spaces import common_dtype
@@ -60,11 +61,20 @@ class TorchLinearised:
         self.out_tree = call.in_tree if self._hessian else result.out_tree
         self._blocks = {False: Blocks(), True: Blocks()}
         self._captured: Leaves | None = None
+        allowed = not operator_graph.user_rules(self._values)  # a rule may leave PyTorch, and would become a constant
+        self._replays = {False: Replay(allowed), True: Replay(allowed)}
         if self._hessian:
             self._pull_once()
             self._flat, self._values = None, []  # nothing else is needed of them
 
     # -- what users of the protocol ask for
+
+    @property
+    def kept_bytes(self) -> int:
+        """What the graph and the copies of the inputs hold; an operator over a data set keeps as many as fit."""
+        leaves = (*self._active, *self._passive)
+        saved = operator_graph.saved_bytes([*self._values, *self._pulled], leaves)
+        return saved + sum(leaf.nbytes for leaf in leaves)
 
     def push(self, block: Tensor) -> Tensor:
         """v ↦ J v, row by row: the derivative of u ↦ Jᵀu, which is linear in u."""
@@ -87,8 +97,14 @@ class TorchLinearised:
             self._pull_once()
 
         def one(rows: Tensor) -> Tensor:
-            leaves = [leaf[0] for leaf in cut(rows.contiguous(), given)]
-            return join([leaf[None] for leaf in self._product(leaves, transposed)], dtype)
+            rows = rows.contiguous()
+            leaves = [leaf[0] for leaf in cut(rows, given)]
+            found = self._replays[transposed](leaves, lambda leaves: self._product(leaves, transposed))
+            joined = join([leaf[None] for leaf in found], dtype).contiguous()
+            # the derivative of x is what was given: callers may write to a result
+            return (
+                joined.clone() if joined.untyped_storage().data_ptr() == rows.untyped_storage().data_ptr() else joined
+            )
 
         def many(rows: Tensor) -> Tensor:
             return join(self._product(cut(rows.contiguous(), given), transposed, batched=True), dtype)
@@ -267,6 +283,8 @@ class TorchLinearised:
         """Errors of autograd in terms of the operator."""
         try:
             yield
+        except Changed:
+            raise self._changed() from None
         except RuntimeError as error:
             text = str(error)
             if "modified by an inplace operation" in text:

@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -31,6 +32,7 @@ NOTE = "products with a block go one at a time: PyTorch cannot batch them"
 WRONG_NOTE = "products with a block go one at a time: PyTorch's batched ones differ from them"
 
 Product = Callable[[Tensor], Tensor]
+Result = TypeVar("Result")
 
 
 @dataclass(slots=True)
@@ -72,19 +74,19 @@ class Blocks:
             return 0
         single = []
         for row in range(2):
-            seconds, result[row : row + 1] = _timed(one, block[row : row + 1])
+            seconds, result[row : row + 1] = timed(lambda row=row: one(block[row : row + 1]), block.device)
             single.append(seconds)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error")  # PyTorch warns where it loops inside vmap
-                first, found = _timed(many, block[:chunk])
+                first, found = timed(lambda: many(block[:chunk]), block.device)
         except (RuntimeError, NotImplementedError, UserWarning):
             self.note = NOTE
             return 2
         if not _agree(found[:2], result[:2]):
             self.note = WRONG_NOTE
             return 2
-        second, result[chunk : 2 * chunk] = _timed(many, block[chunk : 2 * chunk])
+        second, result[chunk : 2 * chunk] = timed(lambda: many(block[chunk : 2 * chunk]), block.device)
         result[:chunk] = found
         if min(first, second) / chunk < CLEARLY * min(single):
             self.chunk = chunk
@@ -100,12 +102,17 @@ def at_once(working: int, device: torch.device) -> int:
     return max(1, int(room / max(working, 1)))
 
 
-def _timed(product: Product, rows: Tensor) -> tuple[float, Tensor]:
+def timed(run: Callable[[], Result], device: torch.device) -> tuple[float, Result]:
+    """(seconds, result). On a CPU those of the calling thread: others may be busy on the machine."""
+    if device.type != "cuda":
+        start = time.thread_time()
+        result = run()
+        return time.thread_time() - start, result
+    torch.cuda.synchronize(device)
     start = time.perf_counter()
-    found = product(rows)
-    if found.device.type == "cuda":
-        torch.cuda.synchronize(found.device)
-    return time.perf_counter() - start, found
+    result = run()
+    torch.cuda.synchronize(device)
+    return time.perf_counter() - start, result
 
 
 def _agree(found: Tensor, expected: Tensor) -> bool:
