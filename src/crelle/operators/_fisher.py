@@ -113,12 +113,12 @@ def fisher(
       the empirical Fisher approximation*, NeurIPS 2019). It takes any loss that is a sum or mean over samples.
 
     Args:
-        model, loss, reduction: as for :func:`crelle.ggn`. Cross-entropy belongs to a categorical distribution, ``"bce"``
-            to a Bernoulli, and squared error (z - y)² to a normal one with mean z and variance 1/2.
+        model, loss, reduction: as for :func:`crelle.ggn`. Cross-entropy belongs to a categorical distribution,
+            ``"bce"`` to a Bernoulli, and squared error (z - y)² to a normal one with mean z and variance 1/2.
         kind: one of these three.
         samples: labels for each x_n, where they are drawn.
-        seed, key, generator: what draws them: an integer, a key of ``jax.random``, a ``torch.Generator``; seed 0 if left
-            out. They are drawn when ``.at`` is called.
+        seed, key, generator: what draws them: an integer, a key of ``jax.random``, a ``torch.Generator``; seed 0 if
+            left out. They are drawn when ``.at`` is called.
 
     Returns:
         An object with ``.at(params, x, y)``, or ``.at(x, y)`` for a module, which gives the operator.
@@ -144,12 +144,13 @@ def fisher(
     if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
         raise CrelleValueError(describe(f"{pair.what}: samples={samples!r}", expected="a positive integer"))
     given = [value for value in (seed, key, generator) if value is not None]
-    if len(given) > 1 or (given and kind != "sampled"):
+    if len(given) > 1:
         raise CrelleValueError(
-            describe(
-                f"{pair.what}: "
-                + ("several sources of random numbers" if len(given) > 1 else f"kind={kind!r} draws no labels"),
-                expected="one of seed=, key=, generator=" if len(given) > 1 else "no seed=, key=, generator=",
-            )
+            describe(f"{pair.what}: several sources of random numbers", expected="one of seed=, key=, generator=")
         )
+    if kind != "sampled" and (given or samples != 1):
+        raise CrelleValueError(
+            describe(f"{pair.what}: kind={kind!r} draws no labels", expected="no samples=, seed=, key=, generator=",
+                     try_="kind='sampled'")
+        )  # fmt: skip
     return Fisher(pair, kind, samples, given[0] if given else 0)

@@ -176,7 +176,7 @@ class GaussNewton(OfModel):
 
 
 def ggn(model: Any, loss: Any, *, reduction: str | None = None) -> GaussNewton:
-    """G = Jᵀ H J: J the Jacobian of a model's outputs with respect to its parameters, H the Hessian of the loss in them.
+    """G = Jᵀ H J: J the Jacobian of a model's outputs in its parameters, H the Hessian of the loss in the outputs.
 
     The generalised Gauss-Newton matrix: the Hessian of the loss without the curvature of the model. Positive
     semidefinite where the loss is convex in the outputs, which those with a closed form are.

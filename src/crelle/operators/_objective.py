@@ -16,8 +16,8 @@ def objective(model: Any, loss: Any, *, reduction: str | None = None) -> Any:
 
     Args:
         model: a function ``model(params, x)`` of JAX or PyTorch, or an ``nn.Module``.
-        loss: a function ``loss(outputs, target)`` that returns a scalar; or ``"cross_entropy"``, ``"mse"``, ``"bce"``, as
-            for :func:`crelle.ggn`.
+        loss: a function ``loss(outputs, target)`` that returns a scalar; or ``"cross_entropy"``, ``"mse"``, ``"bce"``,
+            as for :func:`crelle.ggn`.
         reduction: of a loss given by name: ``"mean"``, if left out, or ``"sum"``.
 
     Returns:

@@ -198,10 +198,8 @@ def _cut(bound: Bound, tree: Any, start: int, step: int) -> Any:
 
 def joined(tree: Any, space: Space) -> Any:
     """The one row of a tree."""
-    leaves = space.backend.flatten(tree)[0]
-    return vectors_of(space.backend).join(
-        [leaf.reshape(1, *t.shape) for leaf, t in zip(leaves, space.types, strict=True)], space.dtype
-    )
+    leaves = zip(space.backend.flatten(tree)[0], space.types, strict=True)
+    return vectors_of(space.backend).join([leaf.reshape((1, *t.shape)) for leaf, t in leaves], space.dtype)
 
 
 def close(ours: Any, theirs: Any, space: Space) -> bool:

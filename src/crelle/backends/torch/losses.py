@@ -57,12 +57,8 @@ def _options(loss: Loss) -> tuple[str, dict[str, Any]] | None:
     for name, function in _FUNCTIONS.items():
         if inner is function:
             defaults = inspect.signature(function).parameters
-            options = {
-                key: value
-                for key, value in options.items()
-                if key not in defaults or value is not defaults[key].default
-            }
-            return (name, options) if set(options) <= set(_OPTIONS) else None
+            changed = {k: v for k, v in options.items() if k not in defaults or v is not defaults[k].default}
+            return (name, changed) if set(changed) <= set(_OPTIONS) else None
     return None
 
 
