@@ -58,8 +58,8 @@ class JacobianOperator(_Derivative):
         value: f(x).
     """
 
-    def __init__(self, call: Call, kept: Kept) -> None:
-        self._kept = linearised(call, call.backend, kept)
+    def __init__(self, call: Call, kept: Kept, known: Linearised | None = None) -> None:
+        self._kept = known or linearised(call, call.backend, kept)
         self.function, self.value = call.name, self._kept.value
         domain = Space.of(call.backend, call.in_tree, self._kept.inputs, call.names)
         outputs = self._kept.outputs
@@ -80,8 +80,8 @@ class HessianOperator(_Derivative):
         value: f(x).
     """
 
-    def __init__(self, call: Call, kept: Kept) -> None:
-        self._kept = linearised(call, call.backend, kept)
+    def __init__(self, call: Call, kept: Kept, known: Linearised | None = None) -> None:
+        self._kept = known or linearised(call, call.backend, kept)
         self.function, self.value = call.name, self._kept.value
         space = Space.of(call.backend, call.in_tree, call.inputs, call.names)
         super().__init__(space, space, frozenset({"symmetric"}))
@@ -95,8 +95,8 @@ class HessianOperator(_Derivative):
         return f"Hessian of {self.function}"
 
 
-def operator_at(call: Call, kept: Kept) -> Operator:
-    """The operator of a bound call.
+def operator_at(call: Call, kept: Kept, known: Linearised | None = None) -> JacobianOperator | HessianOperator:
+    """The operator of a bound call, which may have been linearised already.
 
     Raises:
         CrelleTypeError: a gradient is no matrix; or a part of a matrix was asked for.
@@ -111,4 +111,4 @@ def operator_at(call: Call, kept: Kept) -> Operator:
                 try_="A.block(...) for the part between some leaves",
             )
         )
-    return (HessianOperator if request.kind == "hessian" else JacobianOperator)(call, kept)
+    return (HessianOperator if request.kind == "hessian" else JacobianOperator)(call, kept, known)

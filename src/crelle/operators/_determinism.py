@@ -63,7 +63,7 @@ def captured_modules(f: Any) -> list[Any]:
         return [*filter(_is_module, held), *captured_modules(f.__func__)]
     if not inspect.isfunction(f):
         return [f] if _is_module(f) else []
-    cells = [cell.cell_contents for cell in f.__closure__ or () if _is_filled(cell)]
+    cells = [_content(cell) for cell in f.__closure__ or ()]
     named = [f.__globals__[name] for name in f.__code__.co_names if name in f.__globals__]
     found = {id(value): value for value in (*cells, *named) if _is_module(value)}
     return list(found.values())
@@ -73,12 +73,11 @@ def _is_module(value: Any) -> bool:
     return not isinstance(value, type) and hasattr(value, "named_modules") and hasattr(value, "training")
 
 
-def _is_filled(cell: Any) -> bool:
+def _content(cell: Any) -> Any:
     try:
-        cell.cell_contents
-    except ValueError:
-        return False
-    return True
+        return cell.cell_contents
+    except ValueError:  # not yet filled
+        return None
 
 
 def same_batches(one: Any, other: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +12,18 @@ from crelle.backends import framework_of
 from crelle.backends._protocol import Call
 from crelle.operators._batches import Batches, arguments_of
 from crelle.operators._data import Parts, over_data
-from crelle.operators._determinism import captured_modules
 from crelle.operators._derivatives import operator_at
+from crelle.operators._determinism import captured_modules
+from crelle.operators._linearised import Linearised
 from crelle.operators._operator import Operator
 from crelle.operators._stacked import StackedOperator
 
 if TYPE_CHECKING:
     from crelle._transforms import Transform
+
+
+#: Types of batches for which a backend may keep what linearises f without tracing it again.
+_SIGNATURES = 16
 
 
 class Point:
@@ -31,6 +37,7 @@ class Point:
         self._args, self._kwargs = args, kwargs
         self._first = True
         self._name = ""
+        self._again: dict[Any, Callable[[Call], Linearised | None]] = {}
 
     def at(self, batch: Any) -> Operator:
         """The operator of one batch."""
@@ -42,7 +49,11 @@ class Point:
         call = bind(self._function, (*self._args, *more), {**self._kwargs, **named}, self._request)
         call.name = self._name
         _verify_place(call)
-        return operator_at(call, self._kept)
+        again = self._again.get(call.signature)
+        operator = operator_at(call, self._kept, None if again is None else again(call))
+        if again is None and hasattr(operator._kept, "again") and len(self._again) < _SIGNATURES:
+            self._again[call.signature] = operator._kept.again
+        return operator
 
     def _settle(self, call: Call, more: int) -> None:
         """Copy the shared arguments; a module's parameters become one of them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -14,7 +15,7 @@ from crelle._errors import CrelleTypeError, CrelleValueError, describe
 from crelle._prepare import Space as Kept
 from crelle.backends._protocol import Call
 from crelle.backends.jax import cost, keys, run
-from crelle.backends.jax.flat import FlatFunction
+from crelle.backends.jax.flat import FlatFunction, Layout
 from crelle.backends.jax.linear_products import Products
 from crelle.backends.jax.seeds import Linear
 from crelle.backends.jax.trace import Traced, lacks_forward, traced, type_of, verify_complex
@@ -30,6 +31,7 @@ class JaxLinearised:
 
     Attributes:
         one_way: there are no products with the transposed matrix.
+        again: see :func:`_again`.
     """
 
     def __init__(self, linear: LinearMap, values: Leaves, coefficients: Leaves, call: Call, out_tree: Any) -> None:
@@ -38,6 +40,7 @@ class JaxLinearised:
         self.out_tree = call.in_tree if call.request.kind == "hessian" else out_tree
         self.notes: tuple[str, ...] = ()
         self.one_way = linear.one_way
+        self.again: Callable[[Call], JaxLinearised | None] = _never
         self._linear, self._coefficients, self._text = linear, coefficients, call.text
 
     @property
@@ -278,6 +281,7 @@ def linearised(call: Call, kept: Kept) -> JaxLinearised:
     dynamic = FlatFunction(call, found.layout).dynamic
     consts = [] if found.closed is None else list(found.closed.consts)
     programs: list[Any] = kept.at(("operator", call.signature))
+    again: Callable[[Call], JaxLinearised | None] = _never
     if call.abstract:
         start = Start(call, found, compiled=False)
         values, coefficients = start(consts, dynamic)
@@ -301,8 +305,26 @@ def linearised(call: Call, kept: Kept) -> JaxLinearised:
         if program.start.lifted:
             consts += keys.literals(found.closed.jaxpr)
         linear, values, coefficients = program.run(consts, dynamic)
+        again = functools.partial(_again, program, consts, found.layout, call.signature)
     assert found.layout.result is not None
-    return JaxLinearised(linear, values, coefficients, call, found.layout.result.out_tree)
+    made = JaxLinearised(linear, values, coefficients, call, found.layout.result.out_tree)
+    made.again = again
+    return made
+
+
+def _again(program: Program, consts: Leaves, layout: Layout, signature: Hashable, call: Call) -> JaxLinearised | None:
+    """f at other arrays of the same types, without tracing it anew: what it captures stays as it was.
+
+    A data set is gone through with it, batch by batch; ``None`` for other types.
+    """
+    if call.signature != signature or layout.result is None:
+        return None
+    linear, values, coefficients = program.run(consts, FlatFunction(call, layout).dynamic)
+    return JaxLinearised(linear, values, coefficients, call, layout.result.out_tree)
+
+
+def _never(call: Call) -> None:
+    """Traced each time: rules of the user's own, values that Python needs."""
 
 
 def _opaque(start: Start, programs: list[Any], consts: Leaves, dynamic: Leaves) -> tuple[LinearMap, Leaves, Leaves]:
