@@ -141,7 +141,7 @@ def fisher(
     if kind not in KINDS:
         raise CrelleValueError(describe(f"kind={kind!r} is not known to crelle.fisher",
                                         expected=" | ".join(map(repr, KINDS))))  # fmt: skip
-    if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
+    if not (type(samples) is int and samples >= 1):
         raise CrelleValueError(describe(f"{pair.what}: samples={samples!r}", expected="a positive integer"))
     given = [value for value in (seed, key, generator) if value is not None]
     if len(given) > 1:

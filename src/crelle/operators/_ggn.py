@@ -91,6 +91,11 @@ class GaussNewtonOperator(Operator):
         return exact_trace(self, self._bound, memory)
 
     @property
+    def outputs_per_sample(self) -> int:
+        """How many numbers the model returns for each sample: the passes that :meth:`exact_trace` takes."""
+        return self._bound.outputs_per_sample
+
+    @property
     def _from_derivatives(self) -> bool:
         return self.curvature._from_derivatives
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from crelle._call import backend_of
+from crelle.backends._protocol import Call
+from crelle.operators._ggn import GaussNewton, GaussNewtonOperator
 from crelle.operators._pair import Pair
 
 
@@ -48,5 +50,13 @@ def objective(model: Any, loss: Any, *, reduction: str | None = None) -> Any:
 
     value.__name__ = f"objective({pair.name})"
     value.__doc__ = f"What {pair.name} loses: (params, x, y) -> scalar."
-    value.model, value.loss = model, loss  # type: ignore[attr-defined]
+    value.model, value.loss, value.pair = model, loss, pair  # type: ignore[attr-defined]
     return value
+
+
+def gauss_newton_of(call: Call) -> GaussNewtonOperator | None:
+    """The Gauss-Newton matrix that goes with the Hessian of a bound call; ``None`` if f is no objective."""
+    pair = getattr(call.f, "pair", None)
+    if not isinstance(pair, Pair) or call.request.argnums_tuple != (0,) or call.kwargs:
+        return None
+    return GaussNewton(pair)._one(*call.args)

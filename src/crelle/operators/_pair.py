@@ -147,6 +147,11 @@ class Bound:
             )
         return lengths.pop()  # type: ignore[return-value]
 
+    @property
+    def outputs_per_sample(self) -> int:
+        """How many numbers the model returns for each sample."""
+        return self.jacobian.shape[0] // max(1, self.size)
+
     def alone(self, tree: Any) -> Any:
         """A sample as a batch of one."""
         backend = self.call.backend

@@ -84,13 +84,14 @@ def exact_trace(operator: GaussNewtonOperator, bound: Bound, memory: int | str |
     total = 0.0
     for i, (sign, column) in enumerate(columns):
         seed = space.leave(column)[0]
-        parts = []
+        parts: list[Any] = []
         for start in range(0, count, step):
             norms, gradient = pulled(
                 bound.params, _cut(bound, bound.inputs, start, step), _cut(bound, seed, start, step)
             )
             total += float((norms if sign is None else norms * sign[start : start + step]).sum())
-            parts.append(joined(gradient, j.domain) if i == 0 else None)
+            if i == 0:
+                parts.append(joined(gradient, j.domain))
         if i == 0 and not close(sum(parts[1:], parts[0]), j._adjoint_products(column), j.domain):
             return None
     return total

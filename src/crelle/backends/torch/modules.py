@@ -48,6 +48,8 @@ def adapt(f: Any, args: tuple[Any, ...], request: Request) -> Adapted | None:
             return module.reduce(functional_call(inner, {**params, **buffers}, tuple(inputs), kwargs), target)
         return functional_call(inner, {**params, **buffers}, inputs, kwargs)
 
+    if isinstance(module, Objective):
+        of_parameters.pair = module.pair(buffers)  # type: ignore[attr-defined]
     return Adapted(of_parameters, (parameters, *args), name)
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from crelle.operators._pair import Pair
 
 
 class Objective(nn.Module):
@@ -25,3 +28,12 @@ class Objective(nn.Module):
         """What the model loses on the batch; the target comes last."""
         *inputs, target = batch
         return self.reduce(self.model(*inputs), target)
+
+    def pair(self, buffers: dict[str, Tensor]) -> Pair:
+        """The model as a function of its parameters, and the loss."""
+
+        def model(params: dict[str, Tensor], *inputs: Any) -> Any:
+            return functional_call(self.model, {**params, **buffers}, inputs)
+
+        model.__name__ = type(self.model).__name__
+        return Pair("objective", model, self.reduce, None)
