@@ -60,7 +60,7 @@ class JacobianOperator(_Derivative):
 
     def __init__(self, call: Call, kept: Kept, known: Linearised | None = None) -> None:
         self._kept = known or linearised(call, call.backend, kept)
-        self.function, self.value = call.name, self._kept.value
+        self.function, self.value, self._call = call.name, self._kept.value, call
         domain = Space.of(call.backend, call.in_tree, self._kept.inputs, call.names)
         outputs = self._kept.outputs
         paths = tuple(call.backend.paths(self.value)) if len(outputs) > 1 else ()
@@ -82,7 +82,7 @@ class HessianOperator(_Derivative):
 
     def __init__(self, call: Call, kept: Kept, known: Linearised | None = None) -> None:
         self._kept = known or linearised(call, call.backend, kept)
-        self.function, self.value = call.name, self._kept.value
+        self.function, self.value, self._call = call.name, self._kept.value, call
         space = Space.of(call.backend, call.in_tree, call.inputs, call.names)
         super().__init__(space, space, frozenset({"symmetric"}))
 
