@@ -49,7 +49,8 @@ def adapt(f: Any, args: tuple[Any, ...], request: Request) -> Adapted | None:
         return functional_call(inner, {**params, **buffers}, inputs, kwargs)
 
     if isinstance(module, Objective):
-        of_parameters.pair = module.pair(buffers)  # type: ignore[attr-defined]
+        pair = module.pair(buffers)
+        of_parameters.pair, of_parameters.model, of_parameters.loss = pair, pair.model, pair.loss  # type: ignore[attr-defined]
     return Adapted(of_parameters, (parameters, *args), name)
 
 
