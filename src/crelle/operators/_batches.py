@@ -65,7 +65,7 @@ class Batches:
             dataset = hasattr(data, "__getitem__")
             raise CrelleTypeError(
                 describe(
-                    f"{what}: data= is a {type(data).__name__}, and cannot be gone through in batches",
+                    f"{what}: data= of type {type(data).__name__} cannot be gone through in batches",
                     expected="an iterable of batches; or arrays with batch_size=",
                     likely="a data set of single samples, as a DataLoader takes it" if dataset else None,
                     try_="DataLoader(data, batch_size=...)" if dataset else None,
@@ -74,7 +74,7 @@ class Batches:
         if hasattr(data, "__next__"):
             raise CrelleTypeError(
                 describe(
-                    f"{what}: data= is a {type(data).__name__}, which can be gone through only once",
+                    f"{what}: data= of type {type(data).__name__} can be gone through only once",
                     expected="batches that can be had again for every product",
                     try_="list(data) if they fit in memory; a DataLoader, or an object whose __iter__ starts anew",
                 )
@@ -100,7 +100,7 @@ class Batches:
                     f"{self.what}: batch {batch.number} does not say how many samples it holds",
                     called=str(batch),
                     expected="a first array whose leading axis counts the samples",
-                    try_="weight= a function batch -> number of samples; reduction='sum' if batches count alike",
+                    try_="reduction='sum' if batches count alike; the array with the samples first",
                 )
             )
         return float(shape[0])
@@ -144,7 +144,7 @@ class _Slices:
         if not self._single and not (isinstance(held, (tuple, list, dict)) and _all_arrays(held)):
             raise CrelleTypeError(
                 describe(
-                    f"{what}: batch_size= is for arrays, and data= is a {type(data).__name__}",
+                    f"{what}: batch_size= is for arrays, and data= is of type {type(data).__name__}",
                     expected="an array, or a tuple, list or dict of arrays",
                     likely="it yields batches by itself" if hasattr(data, "__iter__") else None,
                     try_="leave batch_size= out"
