@@ -57,13 +57,16 @@ class TooDense(Exception):
     """The matrix has more entries than were of interest."""
 
 
-def detect(program: TangentProgram, most: float = math.inf) -> Detected:
+def detect(program: TangentProgram, most: float = math.inf, limit: int = 200_000_000) -> Detected:
     """The pattern and the kind of each entry of the matrix of a program. Exact up to cancellation, never too small.
+
+    Args:
+        limit: entries of index sets that one operation may have, before every entry is taken to be nonzero.
 
     Raises:
         TooDense: there are more than ``most`` entries; found out before they are written down.
     """
-    universe = Universe(program.columns)
+    universe = Universe(program.columns, limit)
     notes: list[str] = []
     outputs = propagate(program, inputs(universe, program), notes)
     if sum(map(at_least, outputs)) > most:

@@ -1,0 +1,293 @@
+"""Traces from the products with random vectors and with what they span: Hutch++, XTrace and XNysTrace.
+
+n-sized vectors stay on the device, in rows; matrices of k × k are computed on the host in double precision.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from crelle._errors import CrelleTypeError, CrelleValueError, describe
+from crelle.estimators._estimate import Estimate
+from crelle.estimators._hutchinson import (
+    FIRST,
+    Floats,
+    Mean,
+    Probes,
+    pieces,
+    sample,
+    standard_error,
+    to_host,
+)
+from crelle.estimators._progress import Progress
+from crelle.operators._vectors import vectors_of
+
+_TINY = 1e-300
+_SPANNED = ("the products span the range of the matrix: exact to rounding",)
+
+
+class Sketch:
+    """Test vectors W, an orthonormal basis Q of their products A W = Q R, and the products of A (or Aᵀ) with Q.
+
+    It grows: what was computed stays. Vectors are rows, so ``w`` is [k, n].
+
+    Attributes:
+        w, q, z: blocks on the device; ``z`` are the products with ``q``. ``None`` as long as they are empty.
+        r: upper triangular [k, k] on the host, with A w_i = Σ_l r[l, i] q_l.
+        spans: q spans the range of A: the products added nothing new.
+    """
+
+    def __init__(self, probes: Probes, transposed: bool = False) -> None:
+        self.probes, self._transposed = probes, transposed
+        self._vectors = vectors_of(probes.operator.backend)
+        self.w: Any = None
+        self.q: Any = None
+        self.z: Any = None
+        self.r: Floats = np.zeros((0, 0))
+        self.spans = False
+
+    @property
+    def size(self) -> int:
+        """Test vectors so far."""
+        return 0 if self.w is None else len(self.w)
+
+    def grow(self, w: Any, y: Any) -> None:
+        """Take up test vectors and their products with A; their part outside of the basis costs one product each."""
+        new = self._extend(y)
+        if new is not None:
+            z = products_of(self.probes, new, self._transposed)
+            self.q, self.z = self._join([self.q, new]), self._join([self.z, z])
+        if not self.spans:
+            self.w = self._join([self.w, w])
+
+    def _extend(self, y: Any) -> Any:
+        """Basis vectors that y adds; R grows, unless y adds fewer than it has rows: then the range of A is spanned."""
+        host, k = self.probes.operator, self.size
+        scale = math.sqrt(float(to_host(host, (y * y).sum(1)).max(initial=0.0)))
+        tail = y
+        above = np.zeros((k, len(y)))
+        if self.q is not None:
+            for _ in range(2):
+                inside = tail @ self.q.T
+                tail = tail - inside @ self.q
+                above += to_host(host, inside).T
+        q, r = self._vectors.orthonormal(tail)
+        corner = to_host(host, r)
+        size = min(corner.shape)
+        epsilon = precision(host.dtype)
+        good = np.abs(np.diagonal(corner)) > 10 * (k + len(y)) * epsilon * max(scale, np.abs(self.r).max(initial=0.0))
+        count = size if good.all() else int(np.argmin(good))
+        if count < len(y):
+            self.spans = True
+            return q[:count] if count else None
+        self.r = np.block([[self.r, above], [np.zeros((len(y), k)), corner]])
+        return q
+
+    def _join(self, blocks: list[Any]) -> Any:
+        some = [b for b in blocks if b is not None]
+        return some[0] if len(some) == 1 else self._vectors.concatenate(some)
+
+    def left_out(self) -> tuple[Floats, Floats]:
+        """(S, c): the basis without test vector i is Q (I - s_i s_iᵀ), and what that test vector adds is c_i Q s_i."""
+        inverse = np.linalg.inv(self.r).T  # S is orthogonal to the other columns of R
+        lengths = np.linalg.norm(inverse, axis=0)
+        return inverse / lengths, 1 / lengths
+
+
+def precision(dtype: str) -> float:
+    """The machine epsilon of a floating-point type."""
+    return 2.0**-7 if dtype == "bfloat16" else float(np.finfo(dtype).eps)
+
+
+def xtrace(probes: Probes, rtol: float | None, budget: int, begun: tuple[Any, Any] | None = None) -> Estimate:
+    """The trace by XTrace.
+
+    For each test vector, the trace inside the range of the products of all others, and a Hutchinson sample outside
+    (E. N. Epperly, J. A. Tropp, R. J. Webber, *XTrace: making the most of every sample in stochastic trace
+    estimation*, SIAM J. Matrix Anal. Appl. 45, 2024).
+
+    Args:
+        begun: test vectors of random signs and their products, which were made before.
+    """
+    sketch = Sketch(probes)
+    n, spheres = probes.operator.domain.size, begun is None
+    result, partial = (math.nan, math.nan), False
+    with Progress(f"{probes.what}, XTrace", budget) as progress:
+        try:
+            if begun is not None:
+                sketch.grow(*begun)
+                result = _xtrace_of(sketch, n, spheres)
+            while not sketch.spans and not is_done(result, rtol):
+                left = min((budget - probes.count) // 2, n - sketch.size)
+                count = min(stage(sketch.size), left)
+                if count < 1:
+                    break
+                w = probes.sphere(count) if spheres else probes.draw(count)
+                sketch.grow(w, products_of(probes, w))
+                result = _xtrace_of(sketch, n, spheres)
+                progress.to(probes.count)
+        except KeyboardInterrupt:
+            if math.isnan(result[0]):
+                raise
+            partial = True
+    return Estimate(*result, probes.count, "XTrace", partial, _SPANNED if sketch.spans else ())
+
+
+def is_done(result: tuple[float, float], rtol: float | None) -> bool:
+    return rtol is not None and result[1] <= rtol * abs(result[0])
+
+
+def stage(size: int) -> int:
+    """Test vectors that are added at a time: the accuracy is looked at after 8, 16, 32, ..."""
+    return max(FIRST // 2, size)
+
+
+def products_of(probes: Probes, block: Any, transposed: bool = False) -> Any:
+    """A v (or Aᵀ v) for all rows, a few at a time.
+
+    Raises:
+        CrelleValueError: NaN in a product.
+    """
+    rows, start = [], 0
+    for size in pieces(len(block), probes.chunk):
+        found = probes.times(block[start : start + size], transposed)
+        probes.numbers((found * found).sum(1))
+        rows.append(found)
+        start += size
+    return rows[0] if len(rows) == 1 else vectors_of(probes.operator.backend).concatenate(rows)
+
+
+def _xtrace_of(sketch: Sketch, n: int, spheres: bool) -> tuple[float, float]:
+    """Mean and error of the leave-one-out estimates."""
+    host = sketch.probes.operator
+    if sketch.q is None:
+        return 0.0, 0.0
+    inside = to_host(host, sketch.q @ sketch.z.T)  # QᵀAQ
+    if sketch.spans:
+        return float(np.trace(inside)), 0.0
+    estimates = leave_one_out(
+        to_host(host, sketch.q @ sketch.w.T), to_host(host, sketch.z @ sketch.w.T), inside, sketch, n, spheres
+    )
+    return float(estimates.mean()), standard_error(estimates)
+
+
+def leave_one_out(qw: Floats, zw: Floats, inside: Floats, sketch: Sketch, n: int, spheres: bool) -> Floats:
+    """e_i = tr(Q_iᵀ A Q_i) + c_i w_iᵀ (I - P_i) A (I - P_i) w_i, P_i = Q_iQ_iᵀ; Q_i spans the products of the others.
+
+    Args:
+        qw: Qᵀ W, zw: (A Q)ᵀ W, inside: Qᵀ A Q, all [k, k].
+        spheres: test vectors are uniform on a sphere: the sample is scaled to the length that (I - P_i) w_i has in
+            the mean, which takes the spread of lengths out of it.
+    """
+    s, _ = sketch.left_out()
+    along = (s * (inside @ s)).sum(0)  # s_iᵀ QᵀAQ s_i
+    sw = (s * qw).sum(0)
+    projected = qw - s * sw  # P_i w_i = Q · projected
+    own = sw * (s * sketch.r).sum(0)  # w_iᵀ (I - P_i) A w_i
+    cross = ((zw - inside @ projected) * projected).sum(0)  # w_iᵀ (I - P_i) A P_i w_i
+    scale = 1.0 if not spheres else (n - sketch.size + 1) / np.maximum(n - (projected**2).sum(0), _TINY)
+    found: Floats = np.trace(inside) - along + (own - cross) * scale
+    return found
+
+
+def hutch_plus_plus(probes: Probes, rtol: float | None, budget: int) -> Estimate:
+    """The trace by Hutch++: exact in the range of a third of the products, Hutchinson outside.
+
+    tr A = tr(QᵀAQ) + tr((I - QQᵀ) A (I - QQᵀ)) (R. A. Meyer, C. Musco, C. Musco, D. P. Woodruff, *Hutch++: Optimal
+    stochastic trace estimation*, SOSA 2021).
+    """
+    sketch = Sketch(probes)
+    w = probes.draw(max(1, budget // 3))
+    sketch.grow(w, products_of(probes, w))
+    if sketch.q is None:
+        return Estimate(0.0, 0.0, probes.count, "Hutch++", notes=_SPANNED)
+    known = float((to_host(probes.operator, (sketch.q * sketch.z).sum(1))).sum())
+    if sketch.spans:
+        return Estimate(known, 0.0, probes.count, "Hutch++", notes=_SPANNED)
+    q = sketch.q
+
+    def draw(count: int) -> Any:
+        for size in pieces(count, probes.chunk):
+            block = probes.draw(size)
+            block = block - (block @ q.T) @ q
+            yield probes.numbers((block * probes.times(block)).sum(1))
+
+    mean = sample(Mean(known), draw, rtol, budget - probes.count, f"{probes.what}, Hutch++")
+    return Estimate(mean.value, mean.stderr, probes.count, "Hutch++", mean.partial)
+
+
+def xnystrace(probes: Probes, rtol: float | None, budget: int) -> Estimate:
+    """The trace of a positive semidefinite matrix by XNysTrace: one product for each test vector.
+
+    Nyström approximations that leave out one test vector each (Epperly, Tropp, Webber 2024).
+
+    Raises:
+        CrelleTypeError: the matrix is not known to be positive semidefinite.
+        CrelleValueError: it is not.
+    """
+    operator = probes.operator
+    if "psd" not in operator.tags:
+        raise CrelleTypeError(
+            describe(
+                f"{operator!r}.{probes.what}(method='xnystrace'): the matrix is not known to be positive semidefinite",
+                try_="crelle.operator(A, psd=True) if you know it is; method='xtrace' if it is not",
+            )
+        )
+    n = operator.domain.size
+    w = y = None
+    result, partial = (math.nan, math.nan), False
+    vectors = vectors_of(operator.backend)
+    with Progress(f"{probes.what}, XNysTrace", budget) as progress:
+        try:
+            while not is_done(result, rtol):
+                size = 0 if w is None else len(w)
+                count = min(stage(size), budget - probes.count, n - size)
+                if count < 1:
+                    break
+                more = probes.sphere(count)
+                found = products_of(probes, more)
+                w = more if w is None else vectors.concatenate([w, more])
+                y = found if y is None else vectors.concatenate([y, found])
+                result = _xnystrace_of(probes, w, y, n)
+                progress.to(probes.count)
+        except KeyboardInterrupt:
+            if math.isnan(result[0]):
+                raise
+            partial = True
+    return Estimate(*result, probes.count, "XNysTrace", partial)
+
+
+def _xnystrace_of(probes: Probes, w: Any, y: Any, n: int) -> tuple[float, float]:
+    operator, vectors = probes.operator, vectors_of(probes.operator.backend)
+    total = math.sqrt(float(to_host(operator, (y * y).sum(1)).sum()))
+    if total == 0:
+        return 0.0, 0.0
+    shift = precision(operator.dtype) * total  # A + νI, so that the factorisation does not break down
+    y = y + w * shift
+    q, r = vectors.orthonormal(y)
+    _, rw = vectors.orthonormal(w)
+    gram = to_host(operator, w @ y.T)
+    gram = (gram + gram.T) / 2
+    values, basis = np.linalg.eigh(gram)
+    if values[0] < -10 * math.sqrt(precision(operator.dtype)) * max(values[-1], total):
+        raise CrelleValueError(
+            describe(
+                f"{operator!r}.{probes.what}(method='xnystrace'): the matrix is not positive semidefinite",
+                called=f"the smallest eigenvalue of WᵀAW is {values[0]:.2g}, the largest {values[-1]:.2g}",
+                try_="method='xtrace', which takes any matrix",
+            )
+        )
+    values = np.maximum(values, np.finfo(np.float64).eps * values[-1])
+    # A ≈ Q B Bᵀ Qᵀ with B = R G^{-1/2}
+    b = to_host(operator, r) @ (basis / np.sqrt(values))
+    inverse = (basis / values) @ basis.T  # G⁻¹
+    s = b @ (basis / np.sqrt(values)).T / np.sqrt(np.diagonal(inverse))
+    corner = to_host(operator, rw)
+    outside = 1 / (np.linalg.inv(corner) ** 2).sum(1)  # of test vector i, squared, outside of the span of all others
+    scale = (n - len(w) + 1) / np.maximum(outside, _TINY)
+    along = (s * to_host(operator, q @ w.T)).sum(0)
+    estimates = (b**2).sum() - (s**2).sum(0) + along**2 * scale - shift * n
+    return float(estimates.mean()), standard_error(estimates)
