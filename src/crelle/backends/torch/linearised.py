@@ -42,7 +42,9 @@ class TorchLinearised:
     """See :class:`crelle.operators._linearised.Linearised`."""
 
     def __init__(self, call: Call) -> None:
-        self.text, self.notes = call.text, ()
+        self.text = call.text
+        self.notes: tuple[str, ...] = ()
+        self._values: Leaves = []
         if call.abstract:
             raise _inside(call)
         self._hessian, self.inputs = call.request.kind == "hessian", call.inputs
@@ -173,6 +175,10 @@ class TorchLinearised:
             # the seeds require grad for a gradient, too: a rule without a second derivative says so only then
             self._seeds = [torch.ones_like(v).requires_grad_() for v in self._values]
             self._pulled = _grad(self._values, self._active, self._seeds, create=True)
+        if operator_graph.is_once_differentiable(self._pulled):
+            rules = ", ".join(operator_graph.user_rules(self._values))
+            self._pulled = []
+            raise self._missing(f"the backward of {rules} is marked as once_differentiable")
         if operator_graph.lacks_derivative(self._pulled):
             self._plain_kernels()
         elif not self._hessian and (rules := operator_graph.user_rules(self._values)):
@@ -278,6 +284,17 @@ class TorchLinearised:
             )
         )
 
+    def _missing(self, likely: str) -> CrelleTypeError:
+        return CrelleTypeError(
+            describe(
+                f"{self.text}.at(...): PyTorch cannot differentiate f twice, which "
+                + ("a product with a Hessian needs" if self._hessian else "J v by the transpose of Jᵀu needs"),
+                likely=likely,
+                try_="another form of the operation that is named"
+                + ("" if self._hessian else "; A.T @ u needs one derivative only"),
+            )
+        )
+
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
         """Errors of autograd in terms of the operator."""
@@ -293,15 +310,7 @@ class TorchLinearised:
                 raise self._freed() from None
             if (likely := _missing(text)) is None:
                 raise
-            raise CrelleTypeError(
-                describe(
-                    f"{self.text}.at(...): PyTorch cannot differentiate f twice, which "
-                    + ("a product with a Hessian needs" if self._hessian else "J v by the transpose of Jᵀu needs"),
-                    likely=likely,
-                    try_="another form of the operation that is named"
-                    + ("" if self._hessian else "; A.T @ u needs one derivative only"),
-                )
-            ) from None
+            raise self._missing(likely) from None
 
 
 def _grad(heads: Leaves, inputs: Leaves, seeds: Leaves, create: bool = False, batched: bool = False) -> Leaves:
@@ -332,7 +341,7 @@ def _missing(text: str) -> str | None:
     first = text.split("\n")[0][:200]
     if "aot_autograd" in text:
         return "f holds a part that was compiled with torch.compile, whose backward cannot be differentiated"
-    if "differentiate twice" in text or "not implemented" in text or "no autograd formula" in text:
+    if "not implemented" in text or "no autograd formula" in text:
         return first
     return None
 

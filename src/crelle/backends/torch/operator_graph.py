@@ -11,6 +11,7 @@ from torch import Tensor
 Node = Any
 
 _MISSING = "torch::autograd::NotImplemented"
+_ERROR = "torch::autograd::Error"
 
 
 def nodes(heads: Iterable[Tensor]) -> Iterator[Node]:
@@ -29,6 +30,11 @@ def nodes(heads: Iterable[Tensor]) -> Iterator[Node]:
 def lacks_derivative(heads: Iterable[Tensor]) -> bool:
     """Whether a kernel on the way has no derivative: that of fused attention is not differentiable again."""
     return any(node.name() == _MISSING for node in nodes(heads))
+
+
+def is_once_differentiable(heads: Iterable[Tensor]) -> bool:
+    """Whether a rule on the way was marked so: autograd would give zeros in place of what stands behind it."""
+    return any(node.name() == _ERROR for node in nodes(heads))
 
 
 def user_rules(heads: Iterable[Tensor]) -> list[str]:

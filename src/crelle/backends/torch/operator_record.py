@@ -44,7 +44,7 @@ def recorded(products: Products, block: Tensor, transposed: bool, tied: bool | N
     if not inside and not torch.is_grad_enabled():
         return products.rows(block, transposed)
     if tied is None:
-        tied = is_asked_by_user() or block.requires_grad
+        tied = is_asked_by_user()
     sources = products.sources() if tied else []
     if inside or block.requires_grad or sources:
         return _Product.apply(products, transposed, block, *sources)  # type: ignore[no-any-return, no-untyped-call]

@@ -103,12 +103,23 @@ def written(product: Product, leaves: Leaves) -> Program | None:
             module = record(lambda *v: product(list(v)), leaves, differentiable=False)
             read = programs.constants(module)
             results: Any = module.graph.output_node().args[0]
-            once, linear = programs.split(graph.optimise(module), 0, len(results))
+            cleaned = graph.optimise(module)
+            once, linear = programs.split(cleaned, 0, len(results))
             with torch.no_grad():
                 residuals = list(graph.compile_graph(once)())
-        return Program(graph.compile_graph(linear), residuals, read)
+            run = graph.compile_graph(linear)
+        for made in (module, cleaned, once, linear):
+            _forget(made)
+        return Program(run, residuals, read)
     except (NeedsValue, RuntimeError, NotImplementedError):
         return None
+
+
+def _forget(module: torch.nn.Module) -> None:
+    """Graph modules are reference cycles: the tensors in them would wait for the garbage collector."""
+    for held in (module.__dict__, module._buffers, module._parameters):
+        for name in [name for name, value in held.items() if isinstance(value, Tensor)]:
+            del held[name]
 
 
 def _timed(product: Product, leaves: Leaves) -> tuple[float, Leaves]:
