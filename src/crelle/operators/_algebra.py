@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+import numbers
 from typing import Any
 
-from crelle._errors import CrelleShapeError, CrelleTypeError, CrelleValueError, describe
+from crelle._errors import CrelleShapeError, CrelleTypeError, describe
+from crelle.operators._leaves import leaves_named
 from crelle.operators._operator import Operator
 from crelle.operators._spaces import Space
 from crelle.operators._vectors import vectors_of
 
+#: Of a sum, in one line.
+_TERMS_SHOWN = 4
+
 _KEPT_BY_SUMS = frozenset({"symmetric", "psd", "diagonal"})
+
+
+def _grouped(operator: Operator) -> str:
+    """What an operator is called inside of another."""
+    compound = isinstance(operator, (Sum, Scaled, Composed)) or " of " in operator._title
+    return f"({operator._title})" if compound else operator._title
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, numbers.Number):
+        return True
+    return not isinstance(value, Operator) and getattr(value, "shape", None) == ()
 
 
 class Transposed(Operator):
@@ -47,13 +64,14 @@ class Transposed(Operator):
 
     @property
     def _title(self) -> str:
-        return f"{self.of._title}.T"
+        return f"{_grouped(self.of)}.T"
 
 
 class Sum(Operator):
     """A + B + ..., of operators of the same shape."""
 
     def __init__(self, *terms: Operator) -> None:
+        terms = tuple(part for term in terms for part in (term.terms if isinstance(term, Sum) else (term,)))
         first, *rest = terms
         for other in rest:
             _verify_same(first, other)
@@ -85,23 +103,31 @@ class Sum(Operator):
 
     @property
     def _title(self) -> str:
-        return " + ".join(t._title for t in self.terms)
+        titles = [t._title for t in self.terms]
+        if len(titles) > _TERMS_SHOWN:
+            titles = [*titles[: _TERMS_SHOWN - 1], f"({len(titles) - _TERMS_SHOWN + 1} more)"]
+        return " + ".join(titles).replace("+ -", "- ")
 
 
 class Scaled(Operator):
     """c A for a number c."""
 
     def __init__(self, of: Operator, factor: Any) -> None:
-        if isinstance(factor, Operator) or getattr(factor, "shape", ()) != ():
+        if not _is_number(factor):
             raise CrelleTypeError(
                 describe(f"{of!r} * {type(factor).__name__}", expected="a number",
                          try_="A @ B for a product of operators")
             )  # fmt: skip
+        if isinstance(factor, complex) and "complex" not in of.dtype:
+            raise CrelleTypeError(describe(f"{of!r} * {factor}", expected="a real number, for a real matrix"))
         tags = of.tags - {"identity"}
         if not (isinstance(factor, (int, float)) and factor >= 0):
             tags -= {"psd"}
         super().__init__(of.domain, of.codomain, tags)
         self.of, self.factor = of, factor
+
+    def __mul__(self, factor: Any) -> Operator:
+        return Scaled(self.of, self.factor * factor) if _is_number(factor) else super().__mul__(factor)
 
     def _products(self, block: Any) -> Any:
         return self.of._products(block) * self.factor
@@ -120,14 +146,18 @@ class Scaled(Operator):
 
     @property
     def _title(self) -> str:
-        factor = f"{self.factor:g}" if isinstance(self.factor, (int, float)) else "c"
-        return f"{factor} * {self.of._title}"
+        title = _grouped(self.of)
+        if not isinstance(self.factor, (int, float)):
+            return f"c * {title}"
+        return f"-{title}" if self.factor == -1 else f"{self.factor:g} * {title}"
 
 
 class Composed(Operator):
     """A B: B first."""
 
     def __init__(self, left: Operator, right: Operator) -> None:
+        if left.backend.name != right.backend.name:
+            raise CrelleTypeError(describe(f"{left!r} @ {right!r}", expected="operators of one framework"))
         if left.shape[1] != right.shape[0]:
             raise CrelleShapeError(
                 describe(f"{left!r} @ {right!r}", expected=f"{left.shape[1]:,} rows on the right",
@@ -149,14 +179,15 @@ class Composed(Operator):
 
     @property
     def _title(self) -> str:
-        return f"{self.left._title} @ {self.right._title}"
+        return " @ ".join(map(_grouped, (self.left, self.right)))
 
 
 class Gram(Operator):
     """AᵀA."""
 
     def __init__(self, of: Operator) -> None:
-        super().__init__(of.domain, of.domain, frozenset({"symmetric", "psd"}))
+        known = {"symmetric"} if "complex" in of.dtype else {"symmetric", "psd"}
+        super().__init__(of.domain, of.domain, frozenset(known))
         self.of = of
 
     def _products(self, block: Any) -> Any:
@@ -171,7 +202,7 @@ class Gram(Operator):
 
     @property
     def _title(self) -> str:
-        return f"{self.of._title}.gram()"
+        return f"{_grouped(self.of)}.gram()"
 
 
 class Identity(Operator):
@@ -211,28 +242,19 @@ class Restricted(Operator):
 
     @property
     def _title(self) -> str:
-        return f"{self.of._title}.block({self.codomain}; {self.domain})"
+        rows, cols = _named(self.codomain), _named(self.domain)
+        return f"{_grouped(self.of)}.block({rows if self.rows == self.cols else f'{rows}; {cols}'})"
+
+
+def _named(space: Space) -> str:
+    names = [name or str(t) for name, t in zip(space.names or space.types, space.types, strict=True)]
+    return ", ".join(map(str, names[:3] + [f"{len(names) - 3} more"] * (len(names) > 3)))
 
 
 def restricted(of: Operator, rows: Any, cols: Any) -> Restricted:
     """The block of A between leaves that are named."""
-    return Restricted(of, _leaves(of.codomain, rows), _leaves(of.domain, cols))
-
-
-def _leaves(space: Space, wanted: Any) -> list[int]:
-    found: list[int] = []
-    for name in wanted if isinstance(wanted, (list, tuple)) else [wanted]:
-        if isinstance(name, int):
-            hits = [name] if 0 <= name < len(space.types) else []
-        else:
-            hits = [i for i, path in enumerate(space.names) if name in path]
-        if not hits:
-            raise CrelleValueError(
-                describe(f"block({name!r}): no leaf of the operator has this name",
-                         expected=", ".join(space.names) or f"a position below {len(space.types)}")
-            )  # fmt: skip
-        found += hits
-    return sorted(set(found))
+    what = f"{of!r}.block"
+    return Restricted(of, leaves_named(of.codomain, rows, what), leaves_named(of.domain, cols, what))
 
 
 def _part(space: Space, chosen: list[int]) -> Space:
@@ -262,8 +284,10 @@ def _taken(block: Any, space: Space, chosen: list[int]) -> Any:
 
 
 def _verify_same(a: Operator, b: Operator) -> None:
-    if a.shape != b.shape or a.backend.name != b.backend.name:
-        raise CrelleShapeError(describe(f"{a!r} + {b!r}", expected="the same shape and framework"))
+    if a.backend.name != b.backend.name:
+        raise CrelleTypeError(describe(f"{a!r} + {b!r}", expected="operators of one framework"))
+    if a.shape != b.shape:
+        raise CrelleShapeError(describe(f"{a!r} + {b!r}", expected="matrices of the same shape"))
 
 
 class Tagged(Operator):

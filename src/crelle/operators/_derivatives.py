@@ -42,6 +42,10 @@ class _Derivative(Operator):
         return self.backend.unflatten(made.tree, one(form, leaves, transposed))
 
     @property
+    def _one_way(self) -> bool:
+        return bool(getattr(self._kept, "one_way", False))
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What a user should know of its products."""
         return self._kept.notes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from crelle._errors import CrelleTypeError, describe, missing_extra
+from crelle._errors import CrelleImportError, CrelleTypeError, describe
 
 if TYPE_CHECKING:
     from crelle.operators._operator import Operator
@@ -20,5 +20,7 @@ def to_lineax(operator: Operator) -> Any:
     try:
         module = importlib.import_module("crelle.backends.jax.lineax_operator")
     except ImportError:
-        raise missing_extra("lineax", "test", "to_lineax()") from None
+        raise CrelleImportError(
+            describe("A.to_lineax() needs lineax, which is not installed", try_="pip install lineax")
+        ) from None
     return module.lineax_operator(operator)

@@ -90,6 +90,8 @@ def operator(
     if isinstance(matrix, Operator):
         from crelle.operators._algebra import Tagged
 
+        if tags:
+            matrix._verify_square("symmetric")
         return Tagged(matrix, matrix.tags | tags)
     framework = framework_of(matrix)
     if framework:
@@ -98,6 +100,8 @@ def operator(
         if len(kind.shape) != 2 or (tags and kind.shape[0] != kind.shape[1]):
             expected = "a square matrix" if tags else "a matrix"
             raise CrelleShapeError(describe(f"crelle.operator({kind})", expected=expected))
+        if not (kind.is_float or kind.is_complex):
+            matrix = matrix * 1.0
         return MatrixOperator(matrix, backend, tags)
     if not callable(matrix) or shape is None or like is None or not framework_of(like):
         raise CrelleTypeError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from crelle._arrays import ArrayType, bytes_text
@@ -14,6 +15,10 @@ from crelle.operators._vectors import vectors_of
 
 #: The share of free memory that ``todense`` may fill without being told to.
 _SHARE = 0.5
+#: Characters that a repr takes for what an operator is called.
+_TITLE = 80
+#: Bytes of vectors that ``todense`` multiplies at a time.
+_BATCH = 1 << 26
 
 
 class Operator(Questions):
@@ -101,7 +106,7 @@ class Operator(Questions):
         kind = ArrayType(self.dtype, ()).__str__()[:-2]
         known = "".join(f", {tag}" for tag in ("symmetric", "psd", "diagonal", "identity") if tag in self.tags)
         where = f", {self.device}" if self.device else ""
-        return f"{self._title}({kind}[{m:,}×{n:,}], {self.backend.name}{where}{known})"
+        return f"{_shortened(self._title)}({kind}[{m:,}×{n:,}], {self.backend.name}{where}{known})"
 
     # -- products
 
@@ -150,7 +155,7 @@ class Operator(Questions):
         return Sum(self, _operator(other, self, "+"))
 
     def __sub__(self, other: Any) -> Operator:
-        return self + (-1.0) * _operator(other, self, "-")
+        return self + -_operator(other, self, "-")
 
     def __mul__(self, factor: Any) -> Operator:
         from crelle.operators._algebra import Scaled
@@ -186,9 +191,12 @@ class Operator(Questions):
     def block(self, rows: Any, cols: Any = None) -> Operator:
         """The part of A between some leaves of its trees: parameter groups, layers, named arrays.
 
+        Vectors of the block are flat, arrays like the leaf, or a list of such where there are several leaves.
+
         Args:
-            rows, cols: a leaf's path or the beginning of several (``"['layer1']"``), its position, or a list of such;
-                ``cols`` is ``rows`` if left out, for the block on the diagonal of a square A.
+            rows, cols: a leaf's path, or that of a branch (``"layer1"``, ``"layer1.weight"``, ``"['w']"``), its
+                position, or a list of such; ``cols`` is ``rows`` if left out, for a block on the diagonal of a
+                square A.
 
         Raises:
             CrelleValueError: no leaf has that name.
@@ -221,11 +229,27 @@ class Operator(Questions):
                     try_="products alone (A @ v), A.diagonal(), or memory= if there is more",
                 )
             )
-        vectors = vectors_of(self.backend)
         with asked_by_user():
-            if m < n:
-                return self._adjoint_products(vectors.identity(self.codomain))
-            return self._products(vectors.identity(self.domain)).T
+            if m < n and not self._one_way:
+                return self._all(self._adjoint_products, self.codomain)
+            return self._all(self._products, self.domain).T
+
+    def _all(self, product: Callable[[Any], Any], space: Space) -> Any:
+        """The products with all unit vectors of a space, as rows; so many at a time that their memory is no matter."""
+        vectors = vectors_of(self.backend)
+        row = ArrayType(self.dtype, (sum(self.shape),)).nbytes
+        chunk = max(1, min(space.size, _BATCH // max(1, row)))
+        if chunk >= space.size:
+            return product(vectors.identity(space, 0, space.size))
+        starts = range(0, space.size, chunk)
+        return vectors.concatenate(
+            [product(vectors.identity(space, start, min(start + chunk, space.size))) for start in starts]
+        )
+
+    @property
+    def _one_way(self) -> bool:
+        """Whether there are no products with Aᵀ."""
+        return False
 
     def to_scipy(self) -> Any:
         """A ``scipy.sparse.linalg.LinearOperator`` with the same products, for NumPy arrays on the host."""
@@ -259,6 +283,11 @@ class Operator(Questions):
                 describe(f"{self!r}.{what} needs a symmetric matrix, and this is not known to be one",
                          try_="crelle.operator(A, symmetric=True) if you know it is; A.gram() for AᵀA")
             )  # fmt: skip
+
+
+def _shortened(title: str) -> str:
+    """One line of a terminal, its middle left out where it is longer."""
+    return title if len(title) <= _TITLE else f"{title[: 2 * _TITLE // 3]} ... {title[-_TITLE // 4 :]}"
 
 
 def _operator(other: Any, beside: Operator, sign: str) -> Operator:

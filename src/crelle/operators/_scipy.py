@@ -24,9 +24,9 @@ def to_scipy(operator: Operator) -> Any:
         found = operator._products(vectors.from_host(np.ascontiguousarray(block.T), like_in))
         return np.asarray(backend.to_host(found), host).T
 
-    def adjoint(block: Any) -> Any:
-        found = operator._adjoint_products(vectors.from_host(np.ascontiguousarray(block.T), like_out))
-        return np.asarray(backend.to_host(found), host).T
+    def adjoint(block: Any) -> Any:  # SciPy's is conjugated, too
+        found = operator._adjoint_products(vectors.from_host(np.ascontiguousarray(block.conj().T), like_out))
+        return np.asarray(backend.to_host(found), host).conj().T
 
     def vector(of: Any) -> Any:
         return lambda v: of(np.reshape(v, (-1, 1)))[:, 0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from crelle._arrays import ArrayType
@@ -68,12 +68,24 @@ class Vectors(Protocol):
         """A block without vectors of a space: it shows dtype and device."""
         ...
 
-    def identity(self, space: Space) -> Any:
-        """The unit vectors of a space, as rows."""
+    def identity(self, space: Space, start: int = 0, stop: int | None = None) -> Any:
+        """The unit vectors of a space, or those from ``start`` to ``stop``, as rows."""
         ...
 
     def from_host(self, values: Any, like: Any) -> Any:
         """An array of the framework, with the dtype and device of another, from the host."""
+        ...
+
+    def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A function of arrays, defined at the top of a module, compiled where the framework compiles."""
+        ...
+
+    def is_traced(self, like: Any) -> bool:
+        """Whether an array has no numbers to look at, because a transformation of the framework is running."""
+        ...
+
+    def linear(self, apply: Callable[[Any], Any], transposed: Callable[[Any], Any], block: Any) -> Any:
+        """``apply(block)`` for a linear map whose adjoint is known: differentiable with respect to the block."""
         ...
 
     def source(self, given: Any, like: Any) -> Source:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -74,14 +74,35 @@ def empty(space: Space) -> Any:
     return jnp.zeros((0, space.size), space.dtype)
 
 
-def identity(space: Space) -> Any:
-    """The unit vectors."""
-    return jnp.eye(space.size, dtype=space.dtype)
+def identity(space: Space, start: int = 0, stop: int | None = None) -> Any:
+    """The unit vectors, or some of them; one compilation wherever they begin."""
+    return _units(start, (space.size if stop is None else stop) - start, space.size, space.dtype)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def _units(start: Any, count: int, size: int, dtype: str) -> Any:
+    return (start + jnp.arange(count)[:, None] == jnp.arange(size)).astype(dtype)
 
 
 def from_host(values: Any, like: Any) -> Any:
     """As an array."""
     return jnp.asarray(values, like.dtype)
+
+
+@functools.cache
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """By ``jax.jit``, once."""
+    return jax.jit(function)
+
+
+def is_traced(like: Any) -> bool:
+    """Inside ``jit``, ``grad``, ``vmap``."""
+    return isinstance(like, jax.core.Tracer)
+
+
+def linear(apply: Callable[[Any], Any], transposed: Callable[[Any], Any], block: Any) -> Any:
+    """Outside of transformations, nothing is differentiated."""
+    return apply(block)
 
 
 class JaxSource:

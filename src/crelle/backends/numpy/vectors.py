@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -69,14 +69,29 @@ def empty(space: Space) -> Any:
     return np.zeros((0, space.size), space.dtype)
 
 
-def identity(space: Space) -> Any:
-    """The unit vectors."""
-    return np.eye(space.size, dtype=space.dtype)
+def identity(space: Space, start: int = 0, stop: int | None = None) -> Any:
+    """The unit vectors, or some of them."""
+    return np.eye((space.size if stop is None else stop) - start, space.size, start, space.dtype)
 
 
 def from_host(values: Any, like: Any) -> Any:
     """As an array."""
     return np.asarray(values, like.dtype)
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """As it is."""
+    return function
+
+
+def is_traced(like: Any) -> bool:
+    """Never."""
+    return False
+
+
+def linear(apply: Callable[[Any], Any], transposed: Callable[[Any], Any], block: Any) -> Any:
+    """There are no derivatives."""
+    return apply(block)
 
 
 class NumpySource:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -71,14 +71,48 @@ def empty(space: Space) -> Tensor:
     return torch.zeros(0, space.size, dtype=getattr(torch, space.dtype), device=space.device or None)
 
 
-def identity(space: Space) -> Tensor:
-    """The unit vectors."""
-    return torch.eye(space.size, dtype=getattr(torch, space.dtype), device=space.device or None)
+def identity(space: Space, start: int = 0, stop: int | None = None) -> Tensor:
+    """The unit vectors, or some of them."""
+    stop = space.size if stop is None else stop
+    rows = torch.zeros(stop - start, space.size, dtype=getattr(torch, space.dtype), device=space.device or None)
+    rows[:, start:stop].fill_diagonal_(1)
+    return rows
 
 
 def from_host(values: Any, like: Tensor) -> Tensor:
     """As a tensor."""
     return torch.as_tensor(np.array(values), dtype=like.dtype, device=like.device)
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """As it is."""
+    return function
+
+
+def is_traced(like: Any) -> bool:
+    """Never."""
+    return False
+
+
+def linear(apply: Callable[[Any], Any], transposed: Callable[[Any], Any], block: Any) -> Any:
+    """With the adjoint as its reverse pass."""
+    if not (block.requires_grad and torch.is_grad_enabled()):
+        return apply(block)
+    return _Linear.apply(block, apply, transposed)
+
+
+class _Linear(torch.autograd.Function):
+    """A linear map; its derivative is the adjoint, whose derivative is the map."""
+
+    @staticmethod
+    def forward(ctx: Any, block: Tensor, apply: Any, transposed: Any) -> Any:
+        ctx.maps = apply, transposed
+        return apply(block)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        apply, transposed = ctx.maps
+        return linear(transposed, apply, grads[0]), None, None
 
 
 class TorchSource:
