@@ -364,7 +364,6 @@ class TestOnce:
         a @ randn(gen, 5, 40)
         a.todense()
         assert len(calls) == 1
-        near(a.value, a.value)
 
     def test_value(self, gen):
         f, x = mlp(gen), randn(gen, 4)
@@ -571,7 +570,7 @@ class TestRulesOfUsers:
         with pytest.raises(crelle.CrelleCheckError) as caught:
             a @ torch.ones(4, dtype=F64)
         text = str(caught.value)
-        assert "crelle.jacobian(Detached.apply)" in text or "do not belong to one matrix" in text
+        assert "products with J and with Jᵀ do not belong to one matrix" in text
         assert "the backward of Detached is not made of differentiable operations" in text
         assert "A.T @ u" in text
 
