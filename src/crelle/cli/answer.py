@@ -101,7 +101,7 @@ def pattern(kind: str, words: Words, local: bool) -> None:
     """Print where a derivative may be nonzero, with a picture, and what its structure is."""
     path = save.checked_path(words.out, (".npz", ".png"))
     with posed(words.target, words.given) as question:
-        transform = _matrix(kind, words, question)
+        transform = matrix_of(kind, words, question)
         with waiting(f"reading the {kind} of {words.target}"):
             found = transform.pattern(*question.args, local=local, **question.kwargs)
             structure = transform.structure(*question.args, local=local, **question.kwargs)
@@ -124,7 +124,7 @@ def pattern(kind: str, words: Words, local: bool) -> None:
 def trace(kind: str, words: Words, local: bool, whole: bool) -> None:
     """Print the tangent program of a derivative: the chain rule, shown."""
     with posed(words.target, words.given) as question:
-        transform = _matrix(kind, words, question)
+        transform = matrix_of(kind, words, question)
         with waiting(f"tracing the {kind} of {words.target}"):
             found = transform.program(*question.args, local=local, **question.kwargs)
     if words.json:
@@ -134,8 +134,12 @@ def trace(kind: str, words: Words, local: bool, whole: bool) -> None:
     show.lines(chain(found, None if whole else LIMIT).splitlines())
 
 
-def _matrix(kind: str, words: Words, question: Question) -> Transform:
-    """The question of a kind that is a matrix."""
+def matrix_of(kind: str, words: Words, question: Question) -> Transform:
+    """The question of a kind that is a matrix.
+
+    Raises:
+        CrelleValueError: a gradient is none.
+    """
     if kind not in ("jacobian", "hessian"):
         raise CrelleValueError(describe(f"--of {kind}: there is no such matrix", expected="jacobian, hessian"))
     return words.transform(kind, question)

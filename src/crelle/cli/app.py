@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from crelle._version import __version__
-from crelle.cli import answer, demo, system
+from crelle.cli import answer, demo, spectrum, system
 from crelle.cli.exits import MEANINGS, reporting
 from crelle.cli.frameworks import RULE
 
@@ -79,6 +79,14 @@ PlanOut = Annotated[str | None, typer.Option("--out", metavar="FILE.json", help=
 Analyze = Annotated[bool, typer.Option("--analyze", help="run every candidate and show measured times")]
 Of = Annotated[str, typer.Option(metavar="KIND", help="jacobian, hessian or gradient")]
 OfMatrix = Annotated[str, typer.Option("--of", metavar="KIND", help="jacobian or hessian")]
+OfCurvature = Annotated[str, typer.Option("--of", metavar="KIND", help="hessian or jacobian")]
+Top = Annotated[int, typer.Option(metavar="N", help="how many of the largest values")]
+Probes = Annotated[int, typer.Option(metavar="N", help="random vectors for the density")]
+Steps = Annotated[int, typer.Option(metavar="N", help="Lanczos steps from each")]
+Budget = Annotated[int | None, typer.Option(metavar="N", help="products with the matrix, at most, for each question")]
+SpectrumOut = Annotated[
+    str | None, typer.Option("--out", metavar="FILE", help="save the picture (.png) or the numbers (.json)")
+]
 Local = Annotated[bool, typer.Option("--local", help="at these very inputs, and not for all of their shapes")]
 All = Annotated[bool, typer.Option("--all", help="every line, however many there are")]
 PatternOut = Annotated[
@@ -167,6 +175,23 @@ def trace_command(
     """
     with reporting(debug):
         answer.trace(of, _words(ctx, "of", "local", "all"), local, all)
+
+
+@app.command("spectrum", context_settings=_NUMBERS, epilog=_HOW_TO_ASK)
+def spectrum_command(
+    ctx: typer.Context, target: Target, inputs: Inputs = None, of: OfCurvature = "hessian", top: Top = 10,
+    probes: Probes = 10, steps: Steps = 30, budget: Budget = None,
+    framework: Framework = "auto", argnums: Argnums = "0", seed: Seed = 0, dtype: Dtype = None, x64: X64 = None,
+    wrt: Wrt = "inputs", json: Json = False, out: SpectrumOut = None, debug: Debug = False,
+) -> None:  # fmt: skip
+    """Say what the eigenvalues of a Hessian are like.
+
+    The largest ones with their residuals, the trace and the density with their errors, and a picture; of a Jacobian,
+    the largest singular values. From products alone: the matrix is not formed unless it is small.
+    """
+    with reporting(debug):
+        words = _words(ctx, "of", "top", "probes", "steps", "budget")
+        spectrum.spectrum(of, words, top, probes, steps, budget)
 
 
 @app.command("jacobian", context_settings=_NUMBERS, epilog=_HOW_TO_ASK)
