@@ -88,8 +88,10 @@ def same_batches(one: Any, other: Any) -> bool:
         if a is b:
             continue
         framework = framework_of(a)
-        if framework is None or framework != framework_of(b):
-            if framework_of(b) or a != b:
+        if framework != framework_of(b):
+            return False
+        if framework is None:
+            if a != b:
                 return False
             continue
         backend = get_backend(framework)
