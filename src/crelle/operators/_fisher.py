@@ -84,6 +84,7 @@ class Fisher(OfModel):
             )
         if self.kind == "exact":
             return LossHessian(space, form)
+        vectors_of(space.backend).source(self._given, vectors_of(space.backend).empty(space))  # complains if it is none
         draws = bound.losses.draw(form, self._samples, self._given) * (form.scale / self._samples) ** 0.5
         shape = form.outputs.shape
         single = len(shape) <= (1 if form.kind == "categorical" else 0)
