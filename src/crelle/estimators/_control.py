@@ -59,20 +59,16 @@ class GaussNewton:
 def gauss_newton(operator: Operator) -> GaussNewton | None:
     """Of the Hessian of a ``crelle.objective``; ``None`` for another operator, or if its arguments have changed."""
     from crelle.operators._derivatives import HessianOperator
-    from crelle.operators._ggn import ggn
+    from crelle.operators._objective import gauss_newton_of
 
-    if not isinstance(operator, HessianOperator):
-        return None
-    call = operator._call
-    model, loss = (getattr(call.f, name, None) for name in ("model", "loss"))
-    if model is None or loss is None or call.request.argnums != 0 or call.kwargs or call.request.has_aux:
-        return None
-    if call.abstract:
+    if not isinstance(operator, HessianOperator) or operator._call.abstract or not operator.shape[0]:
         return None
     try:
-        matrix: Any = ggn(model, loss).at(*call.args)
-        passes = matrix.shape[0] and matrix.jacobian.codomain.size // max(matrix._bound.size, 1)
+        matrix: Any = gauss_newton_of(operator._call)
+        passes = 0 if matrix is None else matrix.outputs_per_sample
     except CrelleError:  # outputs that are no array of samples: products with H are what there is
+        return None
+    if matrix is None:
         return None
     ours, theirs = (float(to_host(operator, value)) for value in (operator.value, matrix.value))
     if not math.isclose(ours, theirs, rel_tol=1e-5):
@@ -161,7 +157,7 @@ def control_of(operator: Operator, given: Any) -> Control:
                      likely="the outputs of a sample depend on other samples, or the loss is no sum over samples",
                      try_="control=(G, trace), if you know it")
         )  # fmt: skip
-    return Control(matrix, float(value), found.jacobian.codomain.size // max(found._bound.size, 1))
+    return Control(matrix, float(value), found.outputs_per_sample)
 
 
 def hutchinson(probes: Probes, control: Control, rtol: float | None, limit: int) -> Estimate:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from crelle.operators._spaces import Space
 
 METHODS = ("auto", "exact", "hutchinson", "xdiag")
+_TINY = 1e-300
 
 
 @dataclass(frozen=True)
@@ -62,15 +63,13 @@ class VectorEstimate:
         size = "" if not host.size else f" from {host.min():.4g} to {host.max():.4g}"
         stopped = ", interrupted" if self.partial else ""
         work = f"{self.products:,} product{'' if self.products == 1 else 's'}"
-        error = "" if self.exact else f", relative error {self._relative():.1%}"
+        error = "" if self.exact else f", relative error {_relative(self.value, self.stderr):.1%}"
         return f"{host.size:,} entries{size}  ({self.method}, {work}{error}{stopped})"
 
-    def _relative(self) -> float:
-        return relative(*(float((v * v).sum()) for v in (self.value, self.stderr)))
 
-
-def relative(squares: float, errors: float) -> float:
-    """‖stderr‖/‖value‖ from the squares of both norms."""
+def _relative(value: Any, stderr: Any) -> float:
+    """‖stderr‖/‖value‖."""
+    squares, errors = (float((v * v).sum()) for v in (value, stderr))
     return math.sqrt(errors / squares) if squares else (0.0 if errors == 0 else math.inf)
 
 
@@ -107,8 +106,7 @@ class Moments:
     def relative(self) -> float:
         """‖stderr‖/‖mean‖."""
         mean: Any = self.mean
-        error = self.stderr
-        return relative(float((mean * mean).sum()), float((error * error).sum()))
+        return _relative(mean, self.stderr)
 
 
 def averaged(probes: Probes, draw: Any, rtol: float | None, limit: int, what: str, errors: float = 1.0) -> Moments:
@@ -214,40 +212,57 @@ def _xdiag(probes: Probes, rtol: float | None, limit: int) -> VectorEstimate:
     vectors = vectors_of(operator.backend)
     like = vectors.empty(operator.domain)
     zeros = vectors.zeros(1, n, like)[0]
-    moments, partial = Moments(), False
+    value: Any = None
+    stderr, partial = zeros, False
     with Progress("diagonal, XDiag", limit) as progress:
         try:
             while not sketch.spans:
-                if moments.count and is_done((1.0, moments.relative()), rtol):
+                if value is not None and is_done((1.0, _relative(value, stderr)), rtol):
                     break
                 count = min(stage(sketch.size), (limit - probes.count) // 2, n - sketch.size)
                 if count < 1:
                     break
                 w = probes.draw(count)
                 sketch.grow(w, products_of(probes, w))
-                moments = _leave_one_out(sketch)
+                if not sketch.spans:
+                    value, stderr = _leave_one_out(sketch)
                 progress.to(probes.count)
         except KeyboardInterrupt:
-            if not moments.count:
+            if value is None:
                 raise
             partial = True
     if sketch.spans:
         value = zeros if sketch.q is None else (sketch.q * sketch.z).sum(0)
         note = "the products span the range of the matrix: exact to rounding"
         return VectorEstimate(value, zeros, probes.count, "XDiag", partial, (note,), operator.domain)
-    return VectorEstimate(moments.mean, moments.stderr, probes.count, "XDiag", partial, space=operator.domain)
+    return VectorEstimate(value, stderr, probes.count, "XDiag", partial, space=operator.domain)
 
 
-def _leave_one_out(sketch: Sketch) -> Moments:
-    moments = Moments()
-    if sketch.spans:
-        return moments
-    vectors = vectors_of(sketch.probes.operator.backend)
+def _leave_one_out(sketch: Sketch) -> tuple[Any, Any]:
+    """(mean of the estimates, its standard error by the jackknife); sums over pairs i, j as products of matrices.
+
+    Without test vectors i and j, Q loses Q s_i and Q t, t = (s_j - ρ s_i)/(1 - ρ²)^½ with ρ = s_i·s_j.
+    """
+    probes, k = sketch.probes, sketch.size
+    vectors = vectors_of(probes.operator.backend)
     s, c = sketch.left_out()
-    inside = (sketch.q * sketch.z).sum(0)
-    for start in range(0, sketch.size, sketch.probes.chunk):
-        rows = slice(start, start + sketch.probes.chunk)
-        turn = vectors.from_host(s.T[rows], sketch.w)
-        length = vectors.from_host(c[rows, None], sketch.w)
-        moments.add(inside + (turn @ sketch.q) * (length * sketch.w[rows] - turn @ sketch.z))
-    return moments
+    rho = s.T @ s
+    np.fill_diagonal(rho, 0.0)
+    alpha = rho / np.maximum(1 - rho**2, _TINY)
+    beta = rho * alpha
+
+    def device(values: Any) -> Any:
+        return vectors.from_host(values, sketch.w)
+
+    turn, inside = device(s.T), (sketch.q * sketch.z).sum(0)
+    q, z = turn @ sketch.q, turn @ sketch.z
+    rest = q * (device(c[:, None]) * sketch.w - z)
+    value = inside + rest.sum(0) / k
+    if k < 2:
+        return value, value + math.nan
+    mixed = device(alpha) @ (z - device(c[:, None]) * sketch.w)
+    share = device(1 + beta - np.eye(k)) @ rest
+    both = device((1 / np.maximum(1 - rho**2, _TINY)).sum(1)[:, None] - 1) * (q * z)
+    without = inside + (share - both + q * mixed + z * (device(alpha) @ q)) / (k - 1)
+    spread = ((without - without.sum(0) / k) ** 2).sum(0)
+    return value, (spread * ((k - 1) / k * student(k) ** 2)) ** 0.5

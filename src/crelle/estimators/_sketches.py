@@ -6,22 +6,14 @@ n-sized vectors stay on the device, in rows; matrices of k × k are computed on 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from crelle._errors import CrelleTypeError, CrelleValueError, describe
 from crelle.estimators._estimate import Estimate
-from crelle.estimators._hutchinson import (
-    FIRST,
-    Floats,
-    Mean,
-    Probes,
-    pieces,
-    sample,
-    standard_error,
-    to_host,
-)
+from crelle.estimators._hutchinson import FIRST, Floats, Mean, Probes, jackknife_error, pieces, sample, to_host
 from crelle.estimators._progress import Progress
 from crelle.operators._vectors import vectors_of
 
@@ -168,29 +160,80 @@ def _xtrace_of(sketch: Sketch, n: int, spheres: bool) -> tuple[float, float]:
     inside = to_host(host, sketch.q @ sketch.z.T)  # QᵀAQ
     if sketch.spans:
         return float(np.trace(inside)), 0.0
-    estimates = leave_one_out(
-        to_host(host, sketch.q @ sketch.w.T), to_host(host, sketch.z @ sketch.w.T), inside, sketch, n, spheres
-    )
-    return float(estimates.mean()), standard_error(estimates)
+    small = Small(
+        s=sketch.left_out()[0], r=sketch.r, inside=inside, qw=to_host(host, sketch.q @ sketch.w.T),
+        zw=to_host(host, sketch.z @ sketch.w.T), size=n if spheres else None,
+    )  # fmt: skip
+    return float(small.leave_one_out().mean()), jackknife_error(small.without_each())
 
 
-def leave_one_out(qw: Floats, zw: Floats, inside: Floats, sketch: Sketch, n: int, spheres: bool) -> Floats:
-    """e_i = tr(Q_iᵀ A Q_i) + c_i w_iᵀ (I - P_i) A (I - P_i) w_i, P_i = Q_iQ_iᵀ; Q_i spans the products of the others.
+@dataclass(frozen=True)
+class Small:
+    """What XTrace needs of a sketch, k × k on the host.
 
-    Args:
-        qw: Qᵀ W, zw: (A Q)ᵀ W, inside: Qᵀ A Q, all [k, k].
-        spheres: test vectors are uniform on a sphere: the sample is scaled to the length that (I - P_i) w_i has in
-            the mean, which takes the spread of lengths out of it.
+    For a set T of test vectors, Q_T spans the products of all others, and P_T = Q_T Q_Tᵀ. A test vector i in T has the
+    estimate tr(Q_Tᵀ A Q_T) + w_iᵀ (I - P_T) A (I - P_T) w_i. Without i, Q loses the direction Q s_i; without j besides,
+    Q t with t = (s_j - ρ s_i)/c, ρ = s_i·s_j, c² = 1 - ρ².
+
+    Attributes:
+        s: the directions s_i as columns.
+        r: A W = Q R. ``inside``: Qᵀ A Q. ``qw``: Qᵀ W. ``zw``: (A Q)ᵀ W.
+        size: n if test vectors are uniform on a sphere: samples are then scaled to the length that (I - P_T) w_i has in
+            the mean, which takes the spread of lengths out of them.
     """
-    s, _ = sketch.left_out()
-    along = (s * (inside @ s)).sum(0)  # s_iᵀ QᵀAQ s_i
-    sw = (s * qw).sum(0)
-    projected = qw - s * sw  # P_i w_i = Q · projected
-    own = sw * (s * sketch.r).sum(0)  # w_iᵀ (I - P_i) A w_i
-    cross = ((zw - inside @ projected) * projected).sum(0)  # w_iᵀ (I - P_i) A P_i w_i
-    scale = 1.0 if not spheres else (n - sketch.size + 1) / np.maximum(n - (projected**2).sum(0), _TINY)
-    found: Floats = np.trace(inside) - along + (own - cross) * scale
-    return found
+
+    s: Floats
+    r: Floats
+    inside: Floats
+    qw: Floats
+    zw: Floats
+    size: int | None
+
+    def leave_one_out(self) -> Floats:
+        """The estimate of each test vector from all others."""
+        s, qw = self.s, self.qw
+        sw = (s * qw).sum(0)
+        p = qw - s * sw  # P_i w_i = Q p
+        own = sw * (s * self.r).sum(0)  # w_iᵀ (I - P_i) A w_i
+        cross = ((self.zw - self.inside @ p) * p).sum(0)  # w_iᵀ (I - P_i) A P_i w_i
+        traced = np.trace(self.inside) - (s * (self.inside @ s)).sum(0)
+        found: Floats = traced + (own - cross) * self._scale((p**2).sum(0), len(s) - 1)
+        return found
+
+    def without_each(self) -> Floats:
+        """The mean of the estimates as it is without test vector j, for each j; NaN for a single one."""
+        s, k = self.s, len(self.s)
+        if k < 2:
+            return np.full(k, math.nan)
+        sw, sr = (s * self.qw).sum(0), (s * self.r).sum(0)
+        p = self.qw - s * sw
+        hp = self.inside @ p
+        rho = s.T @ s
+        c = np.sqrt(np.maximum(1 - rho**2, _TINY))
+
+        def along_t(of: Floats) -> Floats:
+            """t · v_i at [j, i], for vectors v_i as columns."""
+            mine = s.T @ of
+            found: Floats = (mine - rho * np.diagonal(mine)) / c
+            return found
+
+        tau = along_t(self.qw)  # P_ij w_i = Q (p - t τ)
+        b = s.T @ self.inside @ s
+        own_b = np.diagonal(b)
+        tbt = (own_b[:, None] - rho * (b + b.T) + rho**2 * own_b) / c**2
+        own = sw * sr - tau * rho / c * sr
+        cross = (self.zw * p).sum(0) - (p * hp).sum(0)
+        cross = cross - tau * (along_t(self.zw) - along_t(hp) - along_t(self.inside.T @ p)) - tau**2 * tbt
+        traced = np.trace(self.inside) - own_b - tbt
+        estimates = traced + (own - cross) * self._scale((p**2).sum(0) - tau**2, k - 2)
+        np.fill_diagonal(estimates, 0.0)
+        found: Floats = estimates.sum(1) / (k - 1)
+        return found
+
+    def _scale(self, squares: Floats, others: int) -> Any:
+        if self.size is None:
+            return 1.0
+        return (self.size - others) / np.maximum(self.size - squares, _TINY)
 
 
 def hutch_plus_plus(probes: Probes, rtol: float | None, budget: int) -> Estimate:
@@ -267,8 +310,7 @@ def _xnystrace_of(probes: Probes, w: Any, y: Any, n: int) -> tuple[float, float]
         return 0.0, 0.0
     shift = precision(operator.dtype) * total  # A + νI, so that the factorisation does not break down
     y = y + w * shift
-    q, r = vectors.orthonormal(y)
-    _, rw = vectors.orthonormal(w)
+    _, r = vectors.orthonormal(y)
     gram = to_host(operator, w @ y.T)
     gram = (gram + gram.T) / 2
     values, basis = np.linalg.eigh(gram)
@@ -281,13 +323,43 @@ def _xnystrace_of(probes: Probes, w: Any, y: Any, n: int) -> tuple[float, float]
             )
         )
     values = np.maximum(values, np.finfo(np.float64).eps * values[-1])
-    # A ≈ Q B Bᵀ Qᵀ with B = R G^{-1/2}
-    b = to_host(operator, r) @ (basis / np.sqrt(values))
-    inverse = (basis / values) @ basis.T  # G⁻¹
-    s = b @ (basis / np.sqrt(values)).T / np.sqrt(np.diagonal(inverse))
-    corner = to_host(operator, rw)
-    outside = 1 / (np.linalg.inv(corner) ** 2).sum(1)  # of test vector i, squared, outside of the span of all others
-    scale = (n - len(w) + 1) / np.maximum(outside, _TINY)
-    along = (s * to_host(operator, q @ w.T)).sum(0)
-    estimates = (b**2).sum() - (s**2).sum(0) + along**2 * scale - shift * n
-    return float(estimates.mean()), standard_error(estimates)
+    # A + νI ≈ Q R K Rᵀ Qᵀ with K = (WᵀAW)⁻¹, the approximation of Nyström
+    small = Nystrom(
+        r=to_host(operator, r), k=(basis / values) @ basis.T, gram=np.linalg.inv(to_host(operator, w @ w.T)), size=n
+    )
+    return float(small.leave_one_out().mean()) - shift * n, jackknife_error(small.without_each())
+
+
+class Nystrom:
+    """What XNysTrace needs, k × k on the host.
+
+    Without the test vectors of a set T the approximation loses tr((K_TT)⁻¹ D_TT) of its trace, where D = K RᵀR K, and
+    what it leaves of w_iᵀ A w_i for an i in T is ((K_TT)⁻¹)_ii.
+    """
+
+    def __init__(self, r: Floats, k: Floats, gram: Floats, size: int) -> None:
+        rk = r @ k
+        self.k, self.d, self.gram, self.size = k, rk.T @ rk, gram, size
+        self.trace = float((r * rk).sum())
+
+    def leave_one_out(self) -> Floats:
+        """The estimate of each test vector from all others."""
+        k, d, gram = map(np.diagonal, (self.k, self.d, self.gram))
+        found: Floats = self.trace - d / k + (self.size - len(k) + 1) * gram / k
+        return found
+
+    def without_each(self) -> Floats:
+        """The mean of the estimates as it is without test vector j, for each j; NaN for a single one."""
+        count = len(self.k)
+        if count < 2:
+            return np.full(count, math.nan)
+        k, d, gram = map(np.diagonal, (self.k, self.d, self.gram))
+        determinant = np.outer(k, k) - self.k**2
+        outside = np.outer(gram, gram) - self.gram**2
+        np.fill_diagonal(determinant, 1.0)
+        lost = (np.outer(k, d) + np.outer(d, k) - 2 * self.k * self.d) / determinant  # [j, i]
+        scale = (self.size - count + 2) * outside / gram[:, None]
+        estimates = self.trace - lost + scale * k[:, None] / determinant
+        np.fill_diagonal(estimates, 0.0)
+        found: Floats = estimates.sum(1) / (count - 1)
+        return found

@@ -47,7 +47,7 @@ def trace(
     if method == "auto":
         own = None if control is False else _control.gauss_newton(operator)
         found = None if own is None else _control.proved_equal(own, limit)
-        found = found or _by_structure(probes, limit)
+        found = found or _of_gauss_newton(operator, limit) or _by_structure(probes, limit)
         if found is not None:
             return found
         if n <= limit:
@@ -93,6 +93,14 @@ def _exact(probes: Probes) -> Estimate:
     for seeds, found in unit_products(probes):
         total += float(probes.numbers((seeds * found).sum(1)).sum())
     return Estimate(total, 0.0, probes.count, "exact, all columns")
+
+
+def _of_gauss_newton(operator: Any, limit: int) -> Estimate | None:
+    """Of a Gauss-Newton matrix itself, if it is within the limit."""
+    if not hasattr(operator, "exact_trace") or operator.outputs_per_sample > limit:
+        return None
+    control = _control.control_of(operator, operator)
+    return Estimate(control.trace, 0.0, control.passes, "exact, output by output")
 
 
 def _by_structure(probes: Probes, limit: int) -> Estimate | None:
