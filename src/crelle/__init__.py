@@ -24,7 +24,15 @@ from crelle._verify import CheckResult, check
 from crelle._version import __version__
 from crelle.colorings import Coloring, coloring
 from crelle.determinants import Slogdet, SlogdetResult, slogdet
-from crelle.estimators import Estimate
+from crelle.estimators import (
+    Eigenpairs,
+    Estimate,
+    Inertia,
+    LogDeterminant,
+    SingularTriplets,
+    SpectralDensity,
+    VectorEstimate,
+)
 from crelle.operators import (
     Fisher,
     GaussNewton,
@@ -55,18 +63,24 @@ __all__ = [
     "CrelleTypeError",
     "CrelleValueError",
     "CrelleWarning",
+    "Eigenpairs",
     "Estimate",
     "Fisher",
     "GaussNewton",
     "GaussNewtonOperator",
     "HessianOperator",
+    "Inertia",
     "JacobianOperator",
+    "LogDeterminant",
     "Operator",
     "Plan",
+    "SingularTriplets",
     "Slogdet",
     "SlogdetResult",
     "SparsityPattern",
+    "SpectralDensity",
     "Transform",
+    "VectorEstimate",
     "__version__",
     "check",
     "clear_caches",

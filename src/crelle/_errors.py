@@ -27,6 +27,10 @@ class CrelleCheckError(CrelleError):
     """A computed derivative disagrees with an independently computed product."""
 
 
+class CrelleSolveError(CrelleError):
+    """A system of equations was not solved as exactly as was asked for; the message says what to change."""
+
+
 class CrelleImportError(CrelleError, ImportError):
     """An optional dependency is missing; the message names the extra to install."""
 

@@ -7,14 +7,201 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from crelle.estimators._density import SpectralDensity
     from crelle.estimators._diagonal import VectorEstimate
+    from crelle.estimators._eigenpairs import Eigenpairs
     from crelle.estimators._estimate import Estimate
     from crelle.estimators._inertia import Inertia
     from crelle.estimators._logdet import LogDeterminant
+    from crelle.estimators._singular import SingularTriplets
     from crelle.operators.solve import InverseOperator, Solution
 
 
 class Questions:
     """The questions, as methods of :class:`crelle.operators.Operator`."""
+
+    def eigsh(
+        self: Any,
+        k: int = 6,
+        which: str = "LM",
+        *,
+        rtol: float | None = None,
+        budget: int | None = None,
+        vectors: bool = True,
+        seed: int | None = None,
+        key: Any = None,
+        generator: Any = None,
+    ) -> Eigenpairs:
+        """A v = λ v: k eigenvalues of a symmetric A with their vectors, each with its residual.
+
+        Lanczos with full reorthogonalisation, restarted thickly where memory ends. When all k have converged, a few
+        products with a new random vector, orthogonal to all that was found, look for eigenvalues that were missed:
+        those whose vectors the first one hardly met, and further vectors of a multiple eigenvalue. What they find is
+        pursued, and the look repeated. Up to 200 rows, or 3 k, the matrix is made dense, and everything is exact.
+
+        Args:
+            k: how many; 0 to n.
+            which: ``"LM"`` the largest in size, ``"LA"`` the largest, ``"SA"`` the smallest, ``"BE"`` half from each
+                end, ``"SM"`` the smallest in size, of a small or a positive semidefinite A.
+            rtol: stop when ‖A v - λ v‖ ≤ rtol·|λ| for each pair; 1e-3 if left out. The error of λ is at most the
+                residual, and about its square divided by the gap to the next eigenvalue.
+            budget: products at most; 2,000 or 100 k if left out. ``converged`` says which pairs are done by then.
+            vectors: whether to keep the eigenvectors.
+            seed, key, generator: of the random vectors; seed 0 if left out.
+
+        Returns:
+            :class:`crelle.Eigenpairs`: ``print`` it; ``.values``, ``.residuals``, ``.vectors`` as trees, ``.matrix``
+            [n, k], ``.plot()``, ``.mass_by_leaf()``, ``.plot_mass()``.
+
+        Raises:
+            CrelleTypeError: A is not known to be symmetric, or ``"SM"`` is out of reach.
+            CrelleCheckError: A is said to be symmetric, and is not.
+            CrelleValueError: a product is not finite; k or which mean nothing.
+
+        Cost:
+            About 3 k to 5 k products for networks, 8 of them to look for others; memory for as many vectors.
+
+        Source:
+            Lanczos, 1950; Wu and Simon, *Thick-restart Lanczos method*, SIAM J. Matrix Anal. 22, 2000.
+
+        >>> import numpy as np, crelle
+        >>> A = crelle.operator(np.diag([4.0, -5.0, 0.0, 1.0]), symmetric=True)
+        >>> print(A.eigsh(2))
+        2 eigenvalues, largest in size  (dense, 4 products)
+          #  eigenvalue  residual
+          1          -5   0.0e+00
+          2           4   0.0e+00
+        """
+        from crelle.estimators._eigenpairs import eigsh
+
+        return eigsh(self, k, which, rtol, budget, seed, key, generator, vectors)
+
+    def svds(
+        self: Any,
+        k: int = 6,
+        *,
+        rtol: float | None = None,
+        budget: int | None = None,
+        seed: int | None = None,
+        key: Any = None,
+        generator: Any = None,
+    ) -> SingularTriplets:
+        """A v = σ u, Aᵀ u = σ v: the k largest singular values of A [m, n] with their vectors, each with its residual.
+
+        Golub-Kahan-Lanczos bidiagonalisation with full reorthogonalisation, restarted thickly where memory ends, and
+        a look for what was missed, as in :meth:`eigsh`. AᵀA is not formed, so that values keep the precision of A. Up
+        to 200 rows or columns, or 3 k, the matrix is made dense, and everything is exact.
+
+        Args:
+            k: how many; 0 to min(m, n).
+            rtol: stop when the residual of each is at most rtol·σ; 1e-3 if left out.
+            budget: products with A and Aᵀ at most; 2,000 or 100 k if left out.
+            seed, key, generator: of the random vectors; seed 0 if left out.
+
+        Returns:
+            :class:`crelle.SingularTriplets`: ``print`` it; ``.values``, ``.residuals``, ``.left_vectors`` and
+            ``.right_vectors`` as trees, ``.left`` [m, k], ``.right`` [n, k], ``.plot()``.
+
+        Raises:
+            CrelleValueError: a product is not finite; k means nothing.
+
+        Source:
+            Golub and Kahan, 1965; Baglama and Reichel, *Augmented implicitly restarted Lanczos bidiagonalization
+            methods*, SIAM J. Sci. Comput. 27, 2005.
+
+        >>> import numpy as np, crelle
+        >>> print(crelle.operator(np.array([[3.0, 0.0], [0.0, -4.0], [0.0, 0.0]])).svds(2))
+        2 singular values  (dense, 2 products)
+          #  singular value  residual
+          1               4   0.0e+00
+          2               3   0.0e+00
+        """
+        from crelle.estimators._singular import svds
+
+        return svds(self, k, rtol, budget, seed, key, generator, True)
+
+    def svdvals(
+        self: Any,
+        k: int | None = None,
+        *,
+        rtol: float | None = None,
+        budget: int | None = None,
+        seed: int | None = None,
+        key: Any = None,
+        generator: Any = None,
+    ) -> SingularTriplets:
+        """σ_1 ≥ ... ≥ σ_k of A: as :meth:`svds`, without vectors; all of them if ``k`` is left out.
+
+        >>> import numpy as np, crelle
+        >>> crelle.operator(np.array([[3.0, 0.0], [0.0, -4.0], [0.0, 0.0]])).svdvals().values
+        array([4., 3.])
+        """
+        from crelle.estimators._singular import svds
+
+        return svds(self, k, rtol, budget, seed, key, generator, False, "svdvals")
+
+    def norm(
+        self: Any,
+        ord: str | int = "fro",
+        *,
+        rtol: float | None = None,
+        budget: int | None = None,
+        seed: int | None = None,
+        key: Any = None,
+        generator: Any = None,
+    ) -> Estimate:
+        """‖A‖: ``"fro"`` (Σ A_ij²)^½, ``2`` the largest singular value, ``"nuc"`` the sum of all singular values.
+
+        Args:
+            ord: ``"fro"``: :meth:`frobenius_norm`. ``2``: by Lanczos; ``stderr`` is the residual, a bound of the error.
+                ``"nuc"``: exact up to 200 rows or columns; otherwise by stochastic Lanczos quadrature of the square
+                root over the eigenvalues of AᵀA or AAᵀ, with a standard error.
+            rtol: the accuracy: of the residual for ``2``, of the standard error for the others.
+            budget: products at most.
+            seed, key, generator: of the random numbers; seed 0 if left out.
+
+        Raises:
+            CrelleValueError: another ``ord``; a product is not finite.
+
+        >>> import numpy as np, crelle
+        >>> A = crelle.operator(np.array([[3.0, 0.0], [0.0, -4.0]]))
+        >>> [round(float(A.norm(ord)), 6) for ord in ("fro", 2, "nuc")]
+        [5.0, 4.0, 7.0]
+        """
+        from crelle.estimators._norms import norm
+
+        return norm(self, ord, rtol, budget, seed, key, generator)
+
+    def cond(
+        self: Any,
+        *,
+        rtol: float | None = None,
+        budget: int | None = None,
+        seed: int | None = None,
+        key: Any = None,
+        generator: Any = None,
+    ) -> Estimate:
+        """κ = σ_max / σ_min of A, over min(m, n) singular values; infinite for a singular matrix.
+
+        Up to 200 rows or columns exact, from all singular values. Beyond, a lower bound, as its notes say: products
+        reach the largest singular value soon, and the smallest one late, from above.
+
+        Args:
+            rtol: stop when the residual of the smallest singular value found is at most rtol times its size.
+            budget: products at most; 400 if left out.
+            seed, key, generator: of the random vectors; seed 0 if left out.
+
+        Returns:
+            An :class:`crelle.Estimate`; ``stderr`` is NaN for a lower bound.
+
+        Raises:
+            CrelleValueError: an empty matrix; a product is not finite.
+
+        >>> import numpy as np, crelle
+        >>> round(float(crelle.operator(np.diag([8.0, -2.0])).cond()), 6)
+        4.0
+        """
+        from crelle.estimators._norms import cond
+
+        return cond(self, rtol, budget, seed, key, generator)
 
     def spectral_density(
         self: Any,
@@ -241,7 +428,7 @@ class Questions:
                 networks. ``"auto"`` is exact where the structure of a Jacobian or Hessian, a Gauss-Newton matrix or
                 the size allows it within the budget; else it begins with Hutchinson, and lets XTrace go on from the
                 same products if they turn out to span most of ‖A‖².
-            rtol: stop when the standard error is below this share of the value; looked at after 16 probes and then
+            rtol: stop when the standard error is below this share of the value; looked at after 24 probes and then
                 now and again. ``None``: use up the budget.
             budget: products at most; ``None``: n.
             control: a matrix G whose trace is known and that is close to A: ``crelle.ggn(model, loss).at(...)`` for
