@@ -73,9 +73,9 @@ class _Identity:
         return id(self.thing)
 
 
-def jaxpr_key(closed: jex.ClosedJaxpr) -> Key:
-    """The key of a closed jaxpr."""
-    walk = _Walk()
+def jaxpr_key(closed: jex.ClosedJaxpr, rules: bool = True) -> Key:
+    """The key of a closed jaxpr; without its derivative rules if it is only run, and not differentiated."""
+    walk = _Walk(rules)
     consts = tuple([_aval_key(v.aval) for v in closed.jaxpr.constvars])
     body = walk.body(closed.jaxpr, top=True)
     return Key((consts, body), tuple(walk.literals), min(walk.opaque, default=""))
@@ -128,7 +128,8 @@ def _aval_key(aval: Any) -> Hashable:
 class _Walk:
     """One pass over a jaxpr and the jaxprs inside it."""
 
-    def __init__(self) -> None:
+    def __init__(self, rules: bool) -> None:
+        self.rules = rules
         self.literals: list[Hashable] = []
         self.opaque: set[str] = set()
 
@@ -191,6 +192,8 @@ class _Walk:
 
     def rule(self, rule: Any) -> Hashable:
         """JAX's own rules by name; anybody else's makes the key opaque."""
+        if not self.rules:
+            return None
         names = {name for name in _names(rule) if not name.startswith(_PLUMBING)}
         self.opaque.update(name for name in names if not name.startswith("jax."))
         return "rule", tuple(sorted(names))

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core as jex
 
-from crelle._arrays import ArrayType
+from crelle._arrays import ArrayType, types_text
 from crelle._errors import CrelleTypeError, CrelleValueError, describe
 from crelle._prepare import Space as Kept
 from crelle.backends._protocol import Call
@@ -18,7 +18,7 @@ from crelle.backends.jax import cost, keys, run
 from crelle.backends.jax.flat import FlatFunction, Layout
 from crelle.backends.jax.linear_products import Products
 from crelle.backends.jax.seeds import Linear
-from crelle.backends.jax.trace import Traced, lacks_forward, traced, type_of, verify_complex
+from crelle.backends.jax.trace import NEEDS_VALUES, Traced, lacks_forward, traced, type_of, verify_complex
 
 Leaves = list[Any]
 
@@ -289,7 +289,18 @@ def linearised(call: Call, kept: Kept) -> JaxLinearised:
         assert linear is not None
     elif found.closed is None:
         start = Start(call, found)
-        values, coefficients = start(consts, dynamic)
+        try:
+            values, coefficients = start(consts, dynamic)
+        except NEEDS_VALUES as error:
+            raise CrelleTypeError(
+                describe(
+                    f"{call.text}.at(...): f needs values of its arguments in Python ({type(error).__name__}), "
+                    "and JAX cannot give them while it differentiates",
+                    called=types_text(call.inputs, call.names),
+                    try_="where, cond or while_loop of JAX in place of Python's if and while; "
+                    "no float(x), int(x) or np.asarray(x)",
+                )
+            ) from None
         assert start.linear is not None
         linear = _shared(programs, start.linear)
     elif found.key is not None and found.key.opaque:
@@ -330,9 +341,9 @@ def _never(call: Call) -> None:
 def _opaque(start: Start, programs: list[Any], consts: Leaves, dynamic: Leaves) -> tuple[LinearMap, Leaves, Leaves]:
     """The derivative is traced at each call; what was compiled for an equal one is run."""
     closed = jax.make_jaxpr(start)(consts, dynamic)
-    linear, found = start.linear, keys.jaxpr_key(closed)
+    linear, found = start.linear, keys.jaxpr_key(closed, rules=False)
     assert linear is not None
-    if found.opaque or linear.key is None:  # a rule is left whose meaning cannot be told
+    if linear.key is None:  # a rule is left whose meaning cannot be told
         return linear, *start(consts, dynamic)
     key = found.structure, found.literals, linear.key
     program = next((p for p in programs if isinstance(p, OpaqueProgram) and p.key == key), None)

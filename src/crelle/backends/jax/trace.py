@@ -33,7 +33,7 @@ _UNITS = {
 _TRIANGLE_LIMIT = 64
 
 #: What f raises under tracing when it needs a value: it can then only be run, not traced.
-_NEEDS_VALUES = (
+NEEDS_VALUES = (
     jax.errors.ConcretizationTypeError,
     jax.errors.TracerArrayConversionError,
     jax.errors.TracerIntegerConversionError,
@@ -90,7 +90,7 @@ def _traced(call: Call) -> Traced:
     _verify_devices(call, dynamic)
     try:
         closed = jax.make_jaxpr(flat)(*dynamic)
-    except _NEEDS_VALUES as error:
+    except NEEDS_VALUES as error:
         if call.abstract:
             raise
         return Traced(flat.layout, None, None, type(error).__name__)
