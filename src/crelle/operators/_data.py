@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from crelle._arrays import bytes_text, parse_bytes
 from crelle._errors import CrelleError, CrelleMemoryError, CrelleShapeError, CrelleTypeError, CrelleValueError, describe
+from crelle.backends._protocol import Backend
 from crelle.estimators._progress import Progress
 from crelle.operators._batches import Batch, Batches, Weight
 from crelle.operators._determinism import verify_deterministic
@@ -21,6 +23,7 @@ _UNKNOWN = 10**9
 _KEPT_BY_SUMS = frozenset({"symmetric", "psd", "diagonal"})
 
 Make = Callable[[Any], Operator]
+Product = Callable[[int, Operator], Any]
 
 
 class Parts:
@@ -124,7 +127,7 @@ class Parts:
             )
         return operator
 
-    def over(self, product: Callable[[int, Operator], Any]) -> Iterator[Any]:
+    def over(self, product: Product) -> Iterator[Any]:
         """What ``product`` makes of each batch's operator; one that is not kept is freed before the next is made."""
         count = len(self.samples)
         with Progress(f"{self.what}: batches", count) as progress:
@@ -180,10 +183,10 @@ class DataOperator(Operator):
         self.batches, self.kept = len(parts.samples), len(parts.kept)
 
     def _products(self, block: Any) -> Any:
-        return summed(self, self._parts, lambda i, a: a._products(block) * self._weights[i], block)
+        return summed(self, self._parts, lambda _, of: of._products(block), block, self._weights)
 
     def _adjoint_products(self, block: Any) -> Any:
-        return summed(self, self._parts, lambda i, a: a._adjoint_products(block) * self._weights[i], block)
+        return summed(self, self._parts, lambda _, of: of._adjoint_products(block), block, self._weights)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -205,47 +208,57 @@ def over_title(parts: Parts) -> str:
     return f"{parts.what} over {count} batch{'' if count == 1 else 'es'}"
 
 
-def summed(operator: Operator, parts: Parts, product: Callable[[int, Operator], Any], block: Any) -> Any:
-    """The sum of ``product(number, operator of the batch)``, in one pass over the data.
+def summed(operator: Operator, parts: Parts, product: Product, block: Any, weights: list[float] | None = None) -> Any:
+    """Σ_b w_b ``product(b, operator of batch b)``, in one pass over the data.
 
     Raises:
         CrelleValueError: a batch yields NaN or inf.
     """
+    scale = 1.0 if weights is None else weights[0]
+
+    def weighted(number: int, of: Operator) -> Any:
+        found = product(number, of)  # most batches weigh the same: they are multiplied all at once, in the end
+        return found if weights is None or weights[number] == scale else found * (weights[number] / scale)
+
     total: Any = None
-    flags = []
-    for found in parts.over(product):
-        flags.append((found * 0).sum())  # 0, or NaN
-        total = found if total is None else total + found
-    verify_finite(operator, flags, block)
+    for number, found in enumerate(parts.over(weighted)):
+        if number < 2:
+            total = found if total is None else total + found
+        else:
+            total += found  # a vector of our own by now: frameworks that can do it add in place
+    if scale != 1.0:
+        total = total * scale
+    verify_finite(operator, parts, total, product, block)
     return total
 
 
-def verify_finite(operator: Operator, flags: list[Any], block: Any) -> None:
-    """Say which batch holds NaN or inf; not where the vectors held it before.
+def verify_finite(operator: Operator, parts: Parts, result: Any, product: Product, block: Any) -> None:
+    """Say which batch made a result NaN or inf; not where the vectors were so before.
 
     Args:
-        flags: for each batch zero, or NaN.
+        product: what is computed of each batch, to be computed once more if the result is not finite.
 
     Raises:
-        CrelleValueError: a batch does.
+        CrelleValueError: a batch did.
     """
     backend = operator.backend
-    if backend.is_abstract(flags) or _is_finite(sum(flags[1:], flags[0]), backend):
+    if backend.is_abstract([result]) or _is_finite(result, backend) or not _is_finite(block, backend):
         return
-    if not _is_finite((block * 0).sum(), backend):
-        return
-    number = next(i for i, flag in enumerate(flags) if not _is_finite(flag, backend))
-    raise CrelleValueError(
-        describe(
-            f"{operator!r}: the product with batch {number} holds NaN or inf",
-            likely="the loss of this batch, or its derivative, is not finite: log(0), 0/0, sqrt at 0, overflow",
-            try_=f"look at next(itertools.islice(data, {number}, None))",
-        )
-    )
+    for number, found in enumerate(parts.over(product)):
+        if not _is_finite(found, backend):
+            raise CrelleValueError(
+                describe(
+                    f"{operator!r}: the product with batch {number} holds NaN or inf",
+                    likely="the loss of this batch, or its derivative, is not finite: log(0), 0/0, sqrt at 0, overflow",
+                    try_=f"look at next(itertools.islice(data, {number}, None))",
+                )
+            )
 
 
-def _is_finite(flag: Any, backend: Any) -> bool:
-    return bool(backend.to_host(flag) == 0)
+def _is_finite(values: Any, backend: Backend) -> bool:
+    if math.isfinite(abs(complex(backend.to_host(values.sum())))):
+        return True
+    return math.isfinite(abs(complex(backend.to_host((values * 0).sum()))))  # the sum alone may overflow
 
 
 def over_data(

@@ -43,18 +43,21 @@ class StackedOperator(Operator):
         self.batches, self.kept = len(counts), len(parts.kept)
 
     def _products(self, block: Any) -> Any:
-        vectors, rows, flags = vectors_of(self.backend), [], []
+        vectors = vectors_of(self.backend)
 
         def product(number: int, operator: Operator) -> Any:
             self._verify_rows(number, operator)
-            return vectors.cut(operator._products(block), operator.codomain.types)
+            return operator._products(block)
 
-        for leaves in self._parts.over(product):
-            rows.append(leaves)
-            flags.append(sum((leaf * 0).sum() for leaf in leaves))
-        verify_finite(self, flags, block)
-        width = range(len(self.codomain.types))
-        return vectors.join([leaves[i] for i in width for leaves in rows], self.codomain.dtype)
+        rows = [
+            vectors.cut(found, _of(self._parts.codomain, self._count(number)).types)
+            for number, found in enumerate(self._parts.over(product))
+        ]
+        result = vectors.join(
+            [leaves[i] for i in range(len(self.codomain.types)) for leaves in rows], self.codomain.dtype
+        )
+        verify_finite(self, self._parts, result, product, block)
+        return result
 
     def _adjoint_products(self, block: Any) -> Any:
         vectors = vectors_of(self.backend)
@@ -68,8 +71,11 @@ class StackedOperator(Operator):
 
         return summed(self, self._parts, product, block)
 
+    def _count(self, number: int) -> int:
+        return self._ends[number + 1] - self._ends[number]
+
     def _verify_rows(self, number: int, operator: Operator) -> None:
-        count = self._ends[number + 1] - self._ends[number]
+        count = self._count(number)
         if operator.codomain.types != _of(self._parts.codomain, count).types:
             raise CrelleShapeError(
                 describe(
