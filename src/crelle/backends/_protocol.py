@@ -36,6 +36,7 @@ class Call:
         signature: equal for calls that may share a plan: trees, types of all arrays, values of everything else.
         abstract: no values are known (inside ``jit``, ``vmap``, ``grad``, or for shapes alone).
         memo: what the backend learnt of f in this call, if it keeps something.
+        frozen: nobody will change the differentiated arrays in place: an operator needs no copies of them.
     """
 
     f: Callable[..., Any]
@@ -53,6 +54,7 @@ class Call:
     signature: Hashable
     abstract: bool
     memo: Any = None
+    frozen: bool = False
 
     @property
     def text(self) -> str:

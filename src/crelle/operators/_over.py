@@ -47,7 +47,7 @@ class Point:
                 bind(self._function, (*self._args, *more), {**self._kwargs, **named}, self._request), len(more)
             )
         call = bind(self._function, (*self._args, *more), {**self._kwargs, **named}, self._request)
-        call.name = self._name
+        call.name, call.frozen = self._name, True
         _verify_place(call)
         again = self._again.get(call.signature)
         operator = operator_at(call, self._kept, None if again is None else again(call))

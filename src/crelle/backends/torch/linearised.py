@@ -76,7 +76,7 @@ class TorchLinearised:
         """What the graph and the copies of the inputs hold; an operator over a data set keeps as many as fit."""
         leaves = (*self._active, *self._passive)
         saved = operator_graph.saved_bytes([*self._values, *self._pulled], leaves)
-        return saved + sum(leaf.nbytes for leaf in leaves)
+        return saved + sum(leaf.nbytes for leaf in (self._passive if self._shared else leaves))
 
     def push(self, block: Tensor) -> Tensor:
         """v ↦ J v, row by row: the derivative of u ↦ Jᵀu, which is linear in u."""
@@ -147,7 +147,8 @@ class TorchLinearised:
         dynamic, count = flat.dynamic, flat.active
         with torch.inference_mode(False):
             plain = run.plain_leaves(dynamic)
-            self._active = [leaf.clone().requires_grad_() for leaf in plain[:count]]
+            self._shared = flat.call.frozen
+            self._active = [(leaf if self._shared else leaf.clone()).requires_grad_() for leaf in plain[:count]]
             self._passive = plain[count:]
             if self._recording:
                 self._passive = [
