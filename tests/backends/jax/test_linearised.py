@@ -35,8 +35,9 @@ def random_like(tree, seed):
     rng = np.random.default_rng(seed)
     leaves, tree_def = jax.tree.flatten(tree)
     made = [rng.standard_normal(jnp.shape(leaf)) for leaf in leaves]
-    made = [a + 1j * rng.standard_normal(a.shape) if jnp.iscomplexobj(b) else a for a, b in zip(made, leaves)]
-    return jax.tree.unflatten(tree_def, [jnp.asarray(a, jnp.result_type(b)) for a, b in zip(made, leaves)])
+    both = list(zip(made, leaves, strict=True))
+    made = [a + 1j * rng.standard_normal(a.shape) if jnp.iscomplexobj(b) else a for a, b in both]
+    return jax.tree.unflatten(tree_def, [jnp.asarray(a, jnp.result_type(b)) for a, b in zip(made, leaves, strict=True)])
 
 
 def close(got, expected, rtol=RTOL):
@@ -329,7 +330,7 @@ def test_nothing_of_a_call_outlives_the_operator(kind, case):
     f = (lambda x: jnp.sum(jnp.sin(x) ** 2 * x)) if case == "traced" else lambda x: jnp.sum(needs_values(x))
     x = VECTOR * 1.1
     scale = jnp.asarray([1.0, 2.0, 3.0, 4.0]) * 1.1
-    A = getattr(crelle, kind)(lambda x: f(x * scale)).at(x)
+    A = getattr(crelle, kind)(lambda x, scale=scale: f(x * scale)).at(x)
     A @ VECTOR
     A._products(jnp.ones((3, 4)))
     gone = [weakref.ref(x), *(weakref.ref(c) for c in A._kept._coefficients if c is not scale), weakref.ref(A.value)]
@@ -412,7 +413,8 @@ def test_a_function_that_cannot_be_differentiated():
         "crelle.jacobian(f).at(...): f needs values of its arguments in Python (ConcretizationTypeError), "
         "and JAX cannot give them while it differentiates\n"
         "  called  x: f64[4]\n"
-        "  try     where, cond or while_loop of JAX in place of Python's if and while; no float(x), int(x) or np.asarray(x)"
+        "  try     where, cond or while_loop of JAX in place of Python's if and while; "
+        "no float(x), int(x) or np.asarray(x)"
     )
 
 

@@ -80,6 +80,7 @@ class Products:
 
     def _formed(self, form: str, coefficients: Leaves, vector: Any) -> Any:
         leaves = _converted(form, "tree", self._given, vector)
+        leaves = [cast(leaf, t.dtype) for leaf, t in zip(leaves, self._given, strict=True)]
         return _converted("tree", form, self._made, self._apply(coefficients, leaves))
 
     # -- blocks
@@ -156,6 +157,14 @@ class Products:
         except Exception:  # a rule that is missing for batches, or memory
             return 1
         return chunk if GAIN * (time.perf_counter() - start) < chunk * seconds else 1
+
+
+def cast(leaf: Any, dtype: Any) -> Any:
+    """A leaf with another dtype; the real part where that is real."""
+    leaf = jnp.asarray(leaf)
+    if jnp.iscomplexobj(leaf) and not jnp.issubdtype(dtype, jnp.complexfloating):
+        leaf = leaf.real
+    return leaf.astype(dtype)
 
 
 def _converted(form: str, to: str, types: tuple[ArrayType, ...], vector: Any) -> Any:

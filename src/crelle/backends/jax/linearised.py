@@ -16,7 +16,7 @@ from crelle._prepare import Space as Kept
 from crelle.backends._protocol import Call
 from crelle.backends.jax import cost, keys, run
 from crelle.backends.jax.flat import FlatFunction, Layout
-from crelle.backends.jax.linear_products import Products
+from crelle.backends.jax.linear_products import Products, cast
 from crelle.backends.jax.seeds import Linear
 from crelle.backends.jax.trace import NEEDS_VALUES, Traced, lacks_forward, traced, type_of, verify_complex
 
@@ -124,7 +124,7 @@ class LinearMap:
         if ours == theirs:
             return self._real_product(coefficients, vector, transposed)
         # real -> complex gives J v or the real part of Jᵀu; complex -> real the other way round: twice for all of it
-        turned = [-1j * jnp.asarray(leaf) for leaf in vector]
+        turned = [-1j * leaf for leaf in vector]
         second = turned if transposed == self._complex[1] else [jnp.imag(leaf) for leaf in vector]
         parts = [self._real_product(coefficients, v, transposed) for v in (vector, second)]
         return [a + 1j * b for a, b in zip(*parts, strict=True)]
@@ -132,7 +132,7 @@ class LinearMap:
     def _real_product(self, coefficients: Leaves, vector: Leaves, transposed: bool) -> Leaves:
         evaluate = jex.jaxpr_as_fun(jex.ClosedJaxpr(self.jaxpr, list(coefficients)))
         given = self._seeds[transposed]
-        leaves = [_cast(leaf, t.dtype) for leaf, t in zip(vector, given, strict=True)]
+        leaves = [cast(leaf, t.dtype) for leaf, t in zip(vector, given, strict=True)]
         if transposed == self.reverse:
             return list(evaluate(*leaves))
         if self.one_way:
@@ -233,13 +233,6 @@ class Start:
             values, _, linear = run.linearise(g, active, "reverse" if backward else "forward")
         outputs = tuple(map(type_of, values))
         return list(values), run.linear_program(linear, outputs if backward and not hessian else self._inputs)
-
-
-def _cast(leaf: Any, dtype: Any) -> Any:
-    leaf = jnp.asarray(leaf)
-    if jnp.iscomplexobj(leaf) and not jnp.issubdtype(dtype, jnp.complexfloating):
-        leaf = leaf.real
-    return leaf.astype(dtype)
 
 
 def _complex(t: ArrayType) -> ArrayType:
