@@ -93,8 +93,26 @@ class Losses(Protocol):
         """f(*sample) for each sample, with a leading axis."""
         ...
 
-    def pulled_norms(self, f: Callable[..., Any]) -> Callable[[Any, Sequence[Any], Any], tuple[Any, Any]]:
-        """(point, batch, seed) ↦ (‖g_n‖² [B], Σ_n g_n): g_n = Jᵀ seed[n] for f(point, *sample), a batch of one."""
+    def pulled(self, f: Callable[..., Any], point: Any, batch: Sequence[Any], seed: Any) -> Any:
+        """Σ_n J_nᵀ seed[n] for f(point, *sample): a tree like the point."""
+        ...
+
+    def sample_norms(self, f: Callable[..., Any], point: Any, sample: Sequence[Any], seed: Any) -> SampleNorms:
+        """‖J_nᵀ seed[n]‖² for f(point, *sample), a batch of one; ``sample`` and ``seed`` are an example."""
+        ...
+
+
+class SampleNorms(Protocol):
+    """What computes the norms.
+
+    Attributes:
+        bytes: what the gradients of one sample hold.
+    """
+
+    bytes: int
+
+    def __call__(self, batch: Sequence[Any], seed: Any) -> Any:
+        """[B]: of the samples of a batch."""
         ...
 
 

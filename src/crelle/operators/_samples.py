@@ -76,27 +76,27 @@ def exact_trace(operator: GaussNewtonOperator, bound: Bound, memory: int | str |
         return None
     if count == 0 or not space.size or not j.domain.size:
         return 0.0
+    f = bound.sample_outputs
     try:
-        alone = bound.losses.each(lambda *inputs: bound.sample_outputs(bound.params, *inputs), bound.inputs)
+        alone = bound.losses.each(lambda *inputs: f(bound.params, *inputs), bound.inputs)
     except Exception:  # a model that does not take a sample alone: BatchNorm over one, a fixed batch size
         return None
     if not close(joined(alone, space), joined(bound.outputs, space), space):
         return None
-    step = _chunk(operator, memory)
-    pulled = bound.losses.pulled_norms(bound.sample_outputs)
-    total = 0.0
-    for i, (sign, column) in enumerate(columns):
+    total, norms, step = 0.0, None, count
+    for sign, column in columns:
         seed = space.leave(column)[0]
-        parts: list[Any] = []
+        if norms is None:
+            batched = space.backend.unflatten(space.tree, [leaf[:, None] for leaf in space.backend.flatten(seed)[0]])
+            along = bound.losses.pulled(f, bound.params, bound.inputs, batched)
+            if not close(joined(along, j.domain), j._adjoint_products(column), j.domain):
+                return None
+            first = [_cut(bound, tree, 0, None) for tree in (bound.inputs, seed)]
+            norms = bound.losses.sample_norms(f, bound.params, *first)
+            step = _chunk(operator, memory, norms.bytes)
         for start in range(0, count, step):
-            norms, gradient = pulled(
-                bound.params, _cut(bound, bound.inputs, start, step), _cut(bound, seed, start, step)
-            )
-            total += float((norms if sign is None else norms * sign[start : start + step]).sum())
-            if i == 0:
-                parts.append(joined(gradient, j.domain))
-        if i == 0 and not close(sum(parts[1:], parts[0]), j._adjoint_products(column), j.domain):
-            return None
+            found = norms(_cut(bound, bound.inputs, start, step), _cut(bound, seed, start, step))
+            total += float((found if sign is None else found * sign[start : start + step]).sum())
     return total
 
 
@@ -188,16 +188,18 @@ def _rows_are_samples(bound: Bound) -> bool:
     return len(lengths) == 1 and None not in lengths
 
 
-def _chunk(operator: GaussNewtonOperator, memory: int | str | None) -> int:
+def _chunk(operator: GaussNewtonOperator, memory: int | str | None, needed: int) -> int:
+    """Samples whose gradients fit."""
     free = operator.backend.available_memory(operator.device)
     limit = parse_bytes(memory) or (2**30 if free is None else int(_SHARE * free))
-    return max(1, limit // (_COPIES * sum(t.nbytes for t in operator.domain.types)))
+    return max(1, min(operator.jacobian.shape[0], limit // max(1, _COPIES * needed)))
 
 
-def _cut(bound: Bound, tree: Any, start: int, step: int) -> Any:
+def _cut(bound: Bound, tree: Any, start: int, step: int | None) -> Any:
+    """Samples of a tree; one without its axis where ``step`` is ``None``."""
     backend = bound.call.backend
     leaves, form = backend.flatten(tree)
-    return backend.unflatten(form, [leaf[start : start + step] for leaf in leaves])
+    return backend.unflatten(form, [leaf[start] if step is None else leaf[start : start + step] for leaf in leaves])
 
 
 def joined(tree: Any, space: Space) -> Any:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from crelle._errors import CrelleShapeError, describe
+from crelle.backends.jax.sample_norms import SampleNorms
 from crelle.backends.jax.trace import type_of
 from crelle.operators._losses import Form
 
@@ -112,17 +113,13 @@ def each(f: Callable[..., Any], batch: Sequence[Any]) -> Any:
     return jax.vmap(f)(*batch)
 
 
-def pulled_norms(f: Callable[..., Any]) -> Callable[[Any, Sequence[Any], Any], tuple[Any, Any]]:
-    """By vmap of a pullback, compiled: XLA adds up the squares without forming the gradients."""
+def pulled(f: Callable[..., Any], point: Any, batch: Sequence[Any], seed: Any) -> Any:
+    """By the pullback of a vmap."""
+    along = jax.vmap(f, (None, *[0] * len(batch)))
+    _, pull = jax.vjp(lambda p: along(p, *batch), point)
+    return pull(seed)[0]
 
-    @jax.jit
-    def norms(point: Any, batch: Sequence[Any], seed: Any) -> tuple[Any, Any]:
-        def pulled(seed: Any, *sample: Any) -> Any:
-            _, pull = jax.vjp(lambda p: f(p, *sample), point)
-            return pull(jax.tree.map(lambda s: s[None], seed))[0]
 
-        gradients = jax.vmap(pulled)(seed, *batch)
-        squares = [jnp.sum(g.reshape(len(g), -1) ** 2, 1) for g in jax.tree.leaves(gradients)]
-        return sum(squares), jax.tree.map(lambda g: g.sum(0), gradients)
-
-    return norms
+def sample_norms(f: Callable[..., Any], point: Any, sample: Sequence[Any], seed: Any) -> SampleNorms:
+    """By vmap of a jaxpr."""
+    return SampleNorms(f, point, sample, seed)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from crelle.backends.torch import run
+from crelle.backends.torch.sample_norms import SampleNorms
 from crelle.operators._losses import Form
 
 Loss = Callable[[Any, Any], Any]
@@ -165,21 +166,16 @@ def each(f: Callable[..., Any], batch: Sequence[Any]) -> Any:
         return torch.func.vmap(f)(*_plain(tuple(batch)))
 
 
-def pulled_norms(f: Callable[..., Any]) -> Callable[[Any, Sequence[Any], Any], tuple[Tensor, Any]]:
-    """By vmap of a pullback; the gradients of all samples of the batch are there at once."""
+def pulled(f: Callable[..., Any], point: Any, batch: Sequence[Any], seed: Any) -> Any:
+    """By the pullback of a vmap."""
+    along = torch.func.vmap(f, (None, *[0] * len(batch)))
+    _, pull = run.vjp(lambda p: along(p, *_plain(tuple(batch))), _plain(point))
+    return pull(_plain(seed))[0]
 
-    def norms(point: Any, batch: Sequence[Any], seed: Any) -> tuple[Tensor, Any]:
-        point = _plain(point)
 
-        def pulled(seed: Any, *sample: Any) -> Any:
-            _, pull = run.vjp(lambda p: f(p, *sample), point)
-            return pull(pytree.tree_map(lambda s: s[None], seed))[0]
-
-        gradients = torch.func.vmap(pulled)(_plain(seed), *_plain(tuple(batch)))
-        squares = [torch.linalg.vector_norm(g.flatten(1), dim=1) ** 2 for g in pytree.tree_leaves(gradients)]
-        return torch.stack(squares).sum(0), pytree.tree_map(lambda g: g.sum(0), gradients)
-
-    return norms
+def sample_norms(f: Callable[..., Any], point: Any, sample: Sequence[Any], seed: Any) -> SampleNorms:
+    """By vmap of a recorded graph."""
+    return SampleNorms(f, _plain(point), _plain(tuple(sample)), _plain(seed))
 
 
 def _plain(tree: Any) -> Any:
