@@ -11,6 +11,7 @@ import numpy as np
 
 from crelle._errors import CrelleValueError, describe
 from crelle.estimators._estimate import Estimate, number_text, source_for, verify_limits
+from crelle.estimators._pairs import verify_real
 from crelle.estimators._quadrature import (
     MAX_PROBES,
     Floats,
@@ -357,6 +358,7 @@ def spectral_density(
     """See :meth:`crelle.Operator.spectral_density`."""
     what = "spectral_density"
     operator._verify_symmetric(what)
+    verify_real(operator, what)
     verify_limits(operator, what, rtol, budget)
     verify_counts(operator, what, probes, steps)
     source = source_for(operator, what, seed, key, generator)
@@ -370,6 +372,8 @@ def spectral_density(
     found = quadrature(
         operator, what, source, probes=wanted, steps=steps, budget=budget, done=None if rtol is None else done
     )
+    if rtol is not None and not done(found):
+        found = replace(found, notes=(*found.notes, f"rtol={rtol:g} was not reached"))
     return SpectralDensity(operator._title, found, log)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from crelle._errors import CrelleError, CrelleValueError, describe
 from crelle.estimators._krylov import precision
+from crelle.estimators._pairs import dense_matrix, verify_real
 
 if TYPE_CHECKING:
     from crelle.operators._operator import Operator
@@ -59,6 +60,7 @@ class Inertia:
 def inertia(operator: Operator, tolerance: float | None) -> Inertia:
     """See :meth:`crelle.Operator.inertia`."""
     operator._verify_symmetric("inertia")
+    verify_real(operator, "inertia")
     if tolerance is not None and not tolerance >= 0:
         raise CrelleValueError(
             describe(f"{operator!r}.inertia: tolerance={tolerance!r}", expected="a size of eigenvalues, 0 or more")
@@ -80,28 +82,9 @@ def inertia(operator: Operator, tolerance: float | None) -> Inertia:
     return found
 
 
-def dense_matrix(operator: Operator) -> Floats:
-    """The matrix on the host, in double precision.
-
-    Raises:
-        CrelleValueError: an entry is not finite.
-    """
-    matrix = np.asarray(operator.backend.to_host(operator.todense()), float)
-    if not np.isfinite(matrix).all():
-        row, col = np.argwhere(~np.isfinite(matrix))[0]
-        raise CrelleValueError(
-            describe(
-                f"{operator!r}: entry [{row}, {col}] of the matrix is {matrix[row, col]}",
-                likely="the function has no finite derivative at this point, or a step overflows",
-                try_="crelle.check(f, x) to see where it begins",
-            )
-        )
-    return matrix
-
-
 def _dense(operator: Operator, tolerance: float | None) -> Inertia:
     n = operator.shape[0]
-    matrix = dense_matrix(operator)
+    matrix = dense_matrix(operator, "inertia")
     values = np.linalg.eigvalsh((matrix + matrix.T) / 2)
     if tolerance is None:
         tolerance = n * precision(operator) * float(np.abs(values).max(initial=0.0))

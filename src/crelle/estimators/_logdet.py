@@ -12,7 +12,8 @@ import numpy as np
 from crelle._errors import CrelleError, CrelleTypeError, CrelleValueError, describe
 from crelle.estimators._density import PROBES, verify_counts
 from crelle.estimators._estimate import number_text, source_for, verify_limits
-from crelle.estimators._inertia import DENSE, dense_matrix, sparse_matrix, sparse_slogdet
+from crelle.estimators._inertia import DENSE, sparse_matrix, sparse_slogdet
+from crelle.estimators._pairs import dense_matrix, verify_real
 from crelle.estimators._quadrature import MAX_PROBES, Quadrature, quadrature
 
 if TYPE_CHECKING:
@@ -60,7 +61,8 @@ class LogDeterminant:
         sign = {None: "sign unknown", 0.0: "singular"}.get(self.sign, f"sign {self.sign:+g}" if self.sign else "")
         stopped = ", interrupted" if self.partial else ""
         number = number_text(self.logabsdet, self.stderr)
-        return f"log|det| {number}, {sign}  ({self.method}, {self.products:,} products{stopped})"
+        work = f"{self.products:,} product{'' if self.products == 1 else 's'}"
+        return f"log|det| {number}, {sign}  ({self.method}, {work}{stopped})"
 
 
 def slogdet(
@@ -77,6 +79,7 @@ def slogdet(
     """See :meth:`crelle.Operator.slogdet`."""
     what = "slogdet"
     operator._verify_square(what)
+    verify_real(operator, what)
     if method not in METHODS:
         raise CrelleValueError(
             describe(f"{operator!r}.slogdet: method={method!r}", expected=" | ".join(map(repr, METHODS)))
@@ -113,7 +116,7 @@ def slogdet(
 
 def _dense(operator: Operator, method: str) -> LogDeterminant:
     n = operator.shape[0]
-    matrix = dense_matrix(operator)
+    matrix = dense_matrix(operator, "slogdet")
     if method == "cholesky":
         try:
             factor = np.linalg.cholesky((matrix + matrix.T) / 2)
@@ -236,6 +239,8 @@ def _lanczos(
             )
         else:
             notes.append("taken as positive definite: no Ritz value is negative")
+    if rtol is not None and not stderr <= rtol * abs(value):
+        notes.append(f"rtol={rtol:g} was not reached")
     if cut > 0.5 * stderr:
         notes.append(f"{cut * scale:.2g} of the error is from {found.steps} Lanczos steps: take more steps=")
     return LogDeterminant(sign, scale * value, scale * stderr, products, method, found.partial, tuple(notes))
@@ -243,12 +248,12 @@ def _lanczos(
 
 def _floor(found: Quadrature) -> float:
     """Eigenvalues smaller than this are rounding."""
-    return max(float(rule.residuals.min()) for rule in found.rules) * 0.25
+    return found.rounding * max(float(np.abs(rule.nodes).max()) for rule in found.rules)
 
 
 def _is_null(found: Quadrature, floor: float) -> bool:
     """Whether zero is an eigenvalue: each probe has found it."""
-    return all((rule.residuals[np.abs(rule.nodes).argmin()] <= 8 * floor) for rule in found.rules)
+    return all(rule.residuals[np.abs(rule.nodes).argmin()] <= 2 * floor for rule in found.rules)
 
 
 def _trace_log(found: Quadrature) -> tuple[float, float, float]:

@@ -28,7 +28,7 @@ _CONVERGED = 1e-2
 #: An eigenvalue is simple where its weights differ from the squared overlaps with one vector by less than this share.
 _SIMPLE = 1e-3
 #: Probes, where only an accuracy is given.
-MAX_PROBES = 1_000
+MAX_PROBES = 200
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,13 +59,29 @@ class Rule:
         return self if steps >= len(self.alphas) else Rule.of(self.alphas[:steps], self.betas[:steps], 0.0)
 
 
+def _merged(
+    nodes: Floats, weights: Floats, residuals: Floats, vectors: Floats, width: float
+) -> tuple[Floats, Floats, Floats, Floats]:
+    """One node for those that differ by rounding: steps beyond an invariant subspace split its eigenvalues."""
+    first = np.flatnonzero(np.append(True, np.diff(nodes) > width))
+    if len(first) == len(nodes):
+        return nodes, weights, residuals, vectors
+    total = np.add.reduceat(weights, first)
+    middle = np.add.reduceat(weights * nodes, first) / np.where(total > 0, total, 1)
+    joined = np.add.reduceat(vectors * vectors[0], first, axis=1)  # the part of the probe: Σ_j (e_1·s_j) s_j
+    length = np.linalg.norm(joined, axis=0)
+    found = np.where(total > 0, middle, nodes[first]), total, np.maximum.reduceat(residuals, first)
+    return *found, joined / np.where(length > 0, length, 1)
+
+
 def _gauss(alphas: Floats, betas: Floats, rounding: float) -> tuple[Floats, Floats, Floats, Floats]:
-    """(nodes, weights, residuals, eigenvectors in columns) of a tridiagonal matrix (Golub and Welsch 1969)."""
+    """(nodes, weights, residuals, a vector of each in columns) of a tridiagonal matrix (Golub and Welsch 1969)."""
     from scipy.linalg import eigh_tridiagonal
 
     nodes, vectors = eigh_tridiagonal(alphas, betas[:-1])
     floor = rounding * float(np.abs(nodes).max(initial=0.0))
-    return nodes, vectors[0] ** 2, np.maximum(np.abs(betas[-1] * vectors[-1]), floor), vectors
+    residuals = np.maximum(np.abs(betas[-1] * vectors[-1]), floor)
+    return _merged(nodes, vectors[0] ** 2, residuals, vectors, 16 * floor)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +96,7 @@ class Quadrature:
         size: n, the number of eigenvalues.
         rules: one for each probe.
         simple: eigenvalues that are counted once each, and ``errors``, how far off they may be.
+        rounding: smaller eigenvalues than this share of the largest are rounding.
         products, steps, partial, notes: what it took, and what happened.
     """
 
@@ -87,6 +104,7 @@ class Quadrature:
     rules: tuple[Rule, ...]
     simple: Floats
     errors: Floats
+    rounding: float
     products: int
     steps: int
     partial: bool = False
@@ -102,8 +120,10 @@ class Quadrature:
         """Whether nothing is left to chance: the rest is empty, or one eigenvalue that was found, as often as it is."""
         if self.size == len(self.simple):
             return True
-        ended = all(rule.betas[-1] == 0 for rule in self.rules)
-        return ended and all(len(nodes) == 1 for nodes, _, _ in self.rest)
+        largest = max(float(np.abs(rule.nodes).max()) for rule in self.rules)
+        return all(
+            len(nodes) == 1 and residuals[0] <= 64 * self.rounding * largest for nodes, _, residuals in self.rest
+        )
 
     def mean(self, function: Function, steps: int | None = None) -> tuple[float, float]:
         """((1/n) Σ_i f(λ_i), its standard error); with fewer ``steps`` of each probe if given.
@@ -133,11 +153,8 @@ class Quadrature:
 def _rest(rule: Rule, simple: Floats) -> tuple[Floats, Floats, Floats]:
     """The rule without the nodes nearest to some eigenvalues."""
     left = np.ones(len(rule.nodes), bool)
-    for value in simple:
-        nearest = np.argmin(np.where(left, np.abs(rule.nodes - value), np.inf))
-        left[nearest] = False
-        if not left.any():
-            break
+    for value in simple[: len(left)]:
+        left[np.argmin(np.where(left, np.abs(rule.nodes - value), np.inf))] = False
     weights = rule.weights[left]
     total = weights.sum()
     return rule.nodes[left], weights / total if total > 0 else weights, rule.residuals[left]
@@ -164,7 +181,7 @@ def quadrature(
     wanted = min(steps, n, steps if budget is None else budget)
     notes = () if wanted == min(steps, n) else (f"{wanted} steps in place of {steps}: the budget allows no more",)
     work = _Work(operator, what, wanted, source)
-    partial = False
+    partial, look = False, 1
     with Progress(what, probes) as progress:
         while len(work.rules) < probes:
             if work.rules and budget is not None and work.products + wanted > budget:
@@ -177,8 +194,10 @@ def quadrature(
                 partial = True
                 break
             progress.to(len(work.rules))
-            if done is not None and done(work.result(partial, notes)):
-                break
+            if done is not None and len(work.rules) >= look:
+                if done(work.result(partial, notes)):
+                    break
+                look = 1 + len(work.rules) * 5 // 4
     return work.result(partial, notes)
 
 
@@ -215,7 +234,15 @@ class _Work:
         simple = self._simple()
         errors = np.array([min(r.residuals[_nearest(r, v)] for r in self.rules) for v in simple])
         return Quadrature(
-            self._operator.shape[0], tuple(self.rules), simple, errors, self.products, self._steps, partial, notes
+            self._operator.shape[0],
+            tuple(self.rules),
+            simple,
+            errors,
+            self._rounding,
+            self.products,
+            self._steps,
+            partial,
+            notes,
         )
 
     def _simple(self) -> Floats:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from crelle.estimators._curvature import Curvature
     from crelle.estimators._density import SpectralDensity
     from crelle.estimators._diagonal import VectorEstimate
     from crelle.estimators._eigenpairs import Eigenpairs
@@ -251,6 +252,56 @@ class Questions:
         from crelle.estimators._density import spectral_density
 
         return spectral_density(self, probes, steps, log, rtol, budget, seed, key, generator)
+
+    def sharpness(
+        self: Any,
+        *,
+        rtol: float | None = None,
+        budget: int | None = None,
+        seed: int | None = None,
+        key: Any = None,
+        generator: Any = None,
+    ) -> Curvature:
+        """λ_max, the largest eigenvalue of a symmetric A, with its vector: gradient steps below 2/λ_max are stable.
+
+        Args:
+            rtol, budget, seed, key, generator: as for :meth:`eigsh`, which finds it.
+
+        Raises:
+            CrelleTypeError: A is not known to be symmetric.
+
+        >>> import numpy as np, crelle
+        >>> print(crelle.operator(np.diag([4.0, -5.0]), symmetric=True).sharpness())
+        4   residual 0.0e+00  (2 products)
+        """
+        from crelle.estimators._curvature import end_of_spectrum
+
+        return end_of_spectrum(self, "LA", rtol, budget, seed, key, generator)
+
+    def negative_curvature(
+        self: Any,
+        *,
+        rtol: float | None = None,
+        budget: int | None = None,
+        seed: int | None = None,
+        key: Any = None,
+        generator: Any = None,
+    ) -> Curvature:
+        """λ_min, the smallest eigenvalue of a symmetric A, with its vector: the way down from a saddle if negative.
+
+        Args:
+            rtol, budget, seed, key, generator: as for :meth:`eigsh`, which finds it.
+
+        Raises:
+            CrelleTypeError: A is not known to be symmetric.
+
+        >>> import numpy as np, crelle
+        >>> float(crelle.operator(np.diag([4.0, -5.0]), symmetric=True).negative_curvature())
+        -5.0
+        """
+        from crelle.estimators._curvature import end_of_spectrum
+
+        return end_of_spectrum(self, "SA", rtol, budget, seed, key, generator)
 
     def slogdet(
         self: Any,
