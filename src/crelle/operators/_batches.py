@@ -9,6 +9,7 @@ from typing import Any
 from crelle._call import describe_arguments
 from crelle._errors import CrelleShapeError, CrelleTypeError, CrelleValueError, describe
 from crelle.backends import framework_of
+from crelle.backends._protocol import Backend
 
 Weight = Callable[[Any], float]
 
@@ -192,3 +193,20 @@ def leaves_of(tree: Any) -> Iterator[Any]:
             yield from leaves_of(item)
     else:
         yield tree
+
+
+def copied(tree: Any, backend: Backend) -> Any:
+    """A tree with copies of its arrays, apart from autograd graphs; arrays that cannot change stay.
+
+    The arguments that all batches share are copied: they may be changed in place while the operator is in use, and
+    batches that are linearised anew must not see it.
+    """
+    leaves, structure = backend.flatten(tree)
+    return backend.unflatten(structure, [_copy(leaf) for leaf in leaves])
+
+
+def _copy(leaf: Any) -> Any:
+    framework = framework_of(leaf)
+    if framework == "torch":
+        return leaf.detach().clone()
+    return leaf.copy() if framework == "numpy" else leaf

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from typing import Any
 
 from crelle._errors import CrelleTypeError, describe
@@ -10,6 +11,8 @@ from crelle.backends._protocol import Call
 from crelle.operators._linearised import Linearised, linearised
 from crelle.operators._operator import Operator
 from crelle.operators._spaces import Space
+
+Again = dict[Hashable, Callable[[Call], Linearised | None]]
 
 
 class _Derivative(Operator):
@@ -116,3 +119,20 @@ def operator_at(call: Call, kept: Kept, known: Linearised | None = None) -> Jaco
             )
         )
     return (HessianOperator if request.kind == "hessian" else JacobianOperator)(call, kept, known)
+
+
+#: Types of batches for which a backend may keep what linearises f without tracing it again.
+_SIGNATURES = 16
+
+
+def operator_again(call: Call, kept: Kept, again: Again) -> JacobianOperator | HessianOperator:
+    """As :func:`operator_at`, for one of many batches: f is traced once for each type of batch.
+
+    Args:
+        again: what linearises f at other batches, by their types; filled here.
+    """
+    known = again.get(call.signature)
+    operator = operator_at(call, kept, None if known is None else known(call))
+    if known is None and hasattr(operator._kept, "again") and len(again) < _SIGNATURES:
+        again[call.signature] = operator._kept.again
+    return operator

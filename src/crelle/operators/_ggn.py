@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -155,9 +156,14 @@ class OfModel:
         from crelle.operators._data import over_data
 
         what = f"{self.title} of {self._pair.name}"
+        one, shared = copy.copy(self), [*args]
 
         def make(batch: Any) -> Operator:
-            return self._one(*args, *arguments_of(batch, f"{self._pair.what}.at: a batch")[0])
+            nonlocal shared
+            given = arguments_of(batch, "a batch")[0]
+            if one._pair is self._pair:
+                one._pair, *shared = self._pair.frozen(*args, *given)
+            return one._one(*shared, *given)
 
         return over_data(
             make, data, what=what, batch_size=batch_size, memory=memory,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,20 +9,15 @@ from crelle._call import bind, describe_arguments, function_name
 from crelle._errors import CrelleValueError, describe
 from crelle.backends import framework_of
 from crelle.backends._protocol import Call
-from crelle.operators._batches import Batches, arguments_of
+from crelle.operators._batches import Batches, arguments_of, copied
 from crelle.operators._data import Parts, over_data
-from crelle.operators._derivatives import operator_at
+from crelle.operators._derivatives import Again, operator_again
 from crelle.operators._determinism import captured_modules
-from crelle.operators._linearised import Linearised
 from crelle.operators._operator import Operator
 from crelle.operators._stacked import StackedOperator
 
 if TYPE_CHECKING:
     from crelle._transforms import Transform
-
-
-#: Types of batches for which a backend may keep what linearises f without tracing it again.
-_SIGNATURES = 16
 
 
 class Point:
@@ -37,7 +31,7 @@ class Point:
         self._args, self._kwargs = args, kwargs
         self._first = True
         self._name = ""
-        self._again: dict[Any, Callable[[Call], Linearised | None]] = {}
+        self._again: Again = {}
 
     def at(self, batch: Any) -> Operator:
         """The operator of one batch."""
@@ -49,11 +43,7 @@ class Point:
         call = bind(self._function, (*self._args, *more), {**self._kwargs, **named}, self._request)
         call.name, call.frozen = self._name, True
         _verify_place(call)
-        again = self._again.get(call.signature)
-        operator = operator_at(call, self._kept, None if again is None else again(call))
-        if again is None and hasattr(operator._kept, "again") and len(self._again) < _SIGNATURES:
-            self._again[call.signature] = operator._kept.again
-        return operator
+        return operator_again(call, self._kept, self._again)
 
     def _settle(self, call: Call, more: int) -> None:
         """Copy the shared arguments; a module's parameters become one of them."""
@@ -63,8 +53,7 @@ class Point:
         if self._request.wrt == "params":
             self._function, self._request = call.f, replace(self._request, wrt="inputs")
             self._args = call.args[: len(call.args) - more]
-        leaves, tree = call.backend.flatten((self._args, self._kwargs))
-        self._args, self._kwargs = call.backend.unflatten(tree, [_copy(leaf) for leaf in leaves])
+        self._args, self._kwargs = copied((self._args, self._kwargs), call.backend)
         self._name, self._first = call.name, False
 
 
@@ -84,13 +73,6 @@ def _verify_place(call: Call) -> None:
                     try_=f"move each batch: an iterable whose __iter__ yields tuple(a.to({where!r}) for a in batch)",
                 )
             )
-
-
-def _copy(leaf: Any) -> Any:
-    framework = framework_of(leaf)
-    if framework == "torch":
-        return leaf.detach().clone()
-    return leaf.copy() if framework == "numpy" else leaf
 
 
 def operator_over(

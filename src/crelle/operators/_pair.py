@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from crelle._call import backend_of, bind, describe_arguments, function_name
 from crelle._errors import CrelleShapeError, CrelleTypeError, describe
@@ -12,7 +13,8 @@ from crelle._prepare import space_for
 from crelle._request import make_request
 from crelle.backends import framework_of
 from crelle.backends._protocol import Backend, Call
-from crelle.operators._derivatives import HessianOperator, JacobianOperator
+from crelle.operators._batches import copied
+from crelle.operators._derivatives import Again, HessianOperator, JacobianOperator, operator_again
 from crelle.operators._losses import Form, Losses, losses_of, verify_loss
 
 Function = Callable[..., Any]
@@ -25,7 +27,10 @@ class Pair:
         model: a function (params, *inputs) -> outputs, or an ``nn.Module`` of the inputs.
         loss: a function (outputs, target) -> scalar, or the name of one.
         is_module: whether the model holds its parameters itself.
+        again: for the batches of a data set: what linearises the model without tracing it anew; else ``None``.
     """
+
+    again: Again | None = None
 
     def __init__(self, kind: str, model: Any, loss: Any, reduction: str | None) -> None:
         name = function_name(model)
@@ -67,6 +72,16 @@ class Pair:
                          expected=f"{self.arguments}: the target comes last")
             )  # fmt: skip
 
+    def frozen(self, *args: Any) -> tuple[Pair, Any]:
+        """For all batches of a data set: the pair with a function as its model, and a copy of the parameters.
+
+        Args:
+            *args: as for one batch.
+        """
+        bound, pair = Bound(self, args), copy.copy(self)
+        pair.model, pair.is_module, pair.again = bound.call.f, False, {}
+        return pair, copied(bound.params, bound.call.backend)
+
     def loss_in(self, backend: Backend) -> Function:
         """The loss as a function."""
         if isinstance(self.loss, str):
@@ -94,13 +109,17 @@ class Bound:
             wrt="params" if pair.is_module else "inputs",
         )  # fmt: skip
         self.call: Call = bind(pair.model, tuple(given), {}, self._request)
+        self.call.name, self.call.frozen = pair.name, pair.again is not None
         self.params, *self.inputs = self.call.args
         self.loss = pair.loss_in(backend)
 
     @functools.cached_property
     def jacobian(self) -> JacobianOperator:
         """J of the outputs with respect to the parameters: the model is evaluated, and kept."""
-        return JacobianOperator(self.call, space_for(self.pair.model, (self._request, self._request.selection.key)))
+        kept = space_for(self.pair.model, (self._request, self._request.selection.key))
+        if self.pair.again is None:
+            return JacobianOperator(self.call, kept)
+        return cast(JacobianOperator, operator_again(self.call, kept, self.pair.again))
 
     @property
     def outputs(self) -> Any:
