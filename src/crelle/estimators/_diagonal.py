@@ -239,7 +239,7 @@ def _xdiag(probes: Probes, rtol: float | None, limit: int) -> VectorEstimate:
 
 
 def _leave_one_out(sketch: Sketch) -> tuple[Any, Any]:
-    """(mean of the estimates, its standard error by the jackknife); sums over pairs i, j as products of matrices.
+    """(mean of the estimates, its standard error as in ``leave_out_error``): sums over pairs as products of matrices.
 
     Without test vectors i and j, Q loses Q s_i and Q t, t = (s_j - ρ s_i)/(1 - ρ²)^½ with ρ = s_i·s_j.
     """
@@ -264,5 +264,6 @@ def _leave_one_out(sketch: Sketch) -> tuple[Any, Any]:
     share = device(1 + beta - np.eye(k)) @ rest
     both = device((1 / np.maximum(1 - rho**2, _TINY)).sum(1)[:, None] - 1) * (q * z)
     without = inside + (share - both + q * mixed + z * (device(alpha) @ q)) / (k - 1)
-    spread = ((without - without.sum(0) / k) ** 2).sum(0)
-    return value, (spread * ((k - 1) / k * student(k) ** 2)) ** 0.5
+    naive = ((rest - rest.sum(0) / k) ** 2).sum(0)
+    jackknife = ((without - without.sum(0) / k) ** 2).sum(0)
+    return value, (naive**0.5 * jackknife**0.5) ** 0.5 * (student(k) / k**0.5)

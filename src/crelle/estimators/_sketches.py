@@ -13,7 +13,7 @@ import numpy as np
 
 from crelle._errors import CrelleTypeError, CrelleValueError, describe
 from crelle.estimators._estimate import Estimate
-from crelle.estimators._hutchinson import FIRST, Floats, Mean, Probes, jackknife_error, pieces, sample, to_host
+from crelle.estimators._hutchinson import FIRST, Floats, Mean, Probes, leave_out_error, pieces, sample, to_host
 from crelle.estimators._progress import Progress
 from crelle.operators._vectors import vectors_of
 
@@ -164,7 +164,8 @@ def _xtrace_of(sketch: Sketch, n: int, spheres: bool) -> tuple[float, float]:
         s=sketch.left_out()[0], r=sketch.r, inside=inside, qw=to_host(host, sketch.q @ sketch.w.T),
         zw=to_host(host, sketch.z @ sketch.w.T), size=n if spheres else None,
     )  # fmt: skip
-    return float(small.leave_one_out().mean()), jackknife_error(small.without_each())
+    one = small.leave_one_out()
+    return float(one.mean()), leave_out_error(one, small.leave_two_out())
 
 
 @dataclass(frozen=True)
@@ -200,15 +201,14 @@ class Small:
         found: Floats = traced + (own - cross) * self._scale((p**2).sum(0), len(s) - 1)
         return found
 
-    def without_each(self) -> Floats:
-        """The mean of the estimates as it is without test vector j, for each j; NaN for a single one."""
+    def leave_two_out(self) -> Floats:
+        """[j, i] the estimate of test vector i without j besides; the diagonal means nothing."""
         s, k = self.s, len(self.s)
-        if k < 2:
-            return np.full(k, math.nan)
         sw, sr = (s * self.qw).sum(0), (s * self.r).sum(0)
         p = self.qw - s * sw
         hp = self.inside @ p
         rho = s.T @ s
+        np.fill_diagonal(rho, 0.0)
         c = np.sqrt(np.maximum(1 - rho**2, _TINY))
 
         def along_t(of: Floats) -> Floats:
@@ -225,9 +225,7 @@ class Small:
         cross = (self.zw * p).sum(0) - (p * hp).sum(0)
         cross = cross - tau * (along_t(self.zw) - along_t(hp) - along_t(self.inside.T @ p)) - tau**2 * tbt
         traced = np.trace(self.inside) - own_b - tbt
-        estimates = traced + (own - cross) * self._scale((p**2).sum(0) - tau**2, k - 2)
-        np.fill_diagonal(estimates, 0.0)
-        found: Floats = estimates.sum(1) / (k - 1)
+        found: Floats = traced + (own - cross) * self._scale((p**2).sum(0) - tau**2, k - 2)
         return found
 
     def _scale(self, squares: Floats, others: int) -> Any:
@@ -324,23 +322,24 @@ def _xnystrace_of(probes: Probes, w: Any, y: Any, n: int) -> tuple[float, float]
         )
     values = np.maximum(values, np.finfo(np.float64).eps * values[-1])
     # A + νI ≈ Q R K Rᵀ Qᵀ with K = (WᵀAW)⁻¹, the approximation of Nyström
-    small = Nystrom(
-        r=to_host(operator, r), k=(basis / values) @ basis.T, gram=np.linalg.inv(to_host(operator, w @ w.T)), size=n
-    )
-    return float(small.leave_one_out().mean()) - shift * n, jackknife_error(small.without_each())
+    gram = np.linalg.inv(to_host(operator, w @ w.T))
+    small = Nystrom(to_host(operator, r), basis / np.sqrt(values), gram, n)
+    one = small.leave_one_out()
+    return float(one.mean()) - shift * n, leave_out_error(one, small.leave_two_out())
 
 
 class Nystrom:
-    """What XNysTrace needs, k × k on the host.
+    """What XNysTrace needs, k × k on the host: R of A W = Q R, half with half · halfᵀ = K, gram = (WᵀW)⁻¹, and n.
 
     Without the test vectors of a set T the approximation loses tr((K_TT)⁻¹ D_TT) of its trace, where D = K RᵀR K, and
     what it leaves of w_iᵀ A w_i for an i in T is ((K_TT)⁻¹)_ii.
     """
 
-    def __init__(self, r: Floats, k: Floats, gram: Floats, size: int) -> None:
-        rk = r @ k
-        self.k, self.d, self.gram, self.size = k, rk.T @ rk, gram, size
-        self.trace = float((r * rk).sum())
+    def __init__(self, r: Floats, half: Floats, gram: Floats, size: int) -> None:
+        rh = r @ half  # of the approximation Q rh rhᵀ Qᵀ; r @ k would cancel where A has nothing
+        self.k, self.gram, self.size = half @ half.T, gram, size
+        self.d = half @ (rh.T @ rh) @ half.T
+        self.trace = float((rh**2).sum())
 
     def leave_one_out(self) -> Floats:
         """The estimate of each test vector from all others."""
@@ -348,18 +347,14 @@ class Nystrom:
         found: Floats = self.trace - d / k + (self.size - len(k) + 1) * gram / k
         return found
 
-    def without_each(self) -> Floats:
-        """The mean of the estimates as it is without test vector j, for each j; NaN for a single one."""
+    def leave_two_out(self) -> Floats:
+        """[j, i] the estimate of test vector i without j besides; the diagonal means nothing."""
         count = len(self.k)
-        if count < 2:
-            return np.full(count, math.nan)
         k, d, gram = map(np.diagonal, (self.k, self.d, self.gram))
         determinant = np.outer(k, k) - self.k**2
         outside = np.outer(gram, gram) - self.gram**2
         np.fill_diagonal(determinant, 1.0)
         lost = (np.outer(k, d) + np.outer(d, k) - 2 * self.k * self.d) / determinant  # [j, i]
         scale = (self.size - count + 2) * outside / gram[:, None]
-        estimates = self.trace - lost + scale * k[:, None] / determinant
-        np.fill_diagonal(estimates, 0.0)
-        found: Floats = estimates.sum(1) / (count - 1)
+        found: Floats = self.trace - lost + scale * k[:, None] / determinant
         return found
