@@ -46,7 +46,9 @@ from crelle.operators import (
     operator,
     per_sample_gradient,
 )
+from crelle.operators.solve import InverseOperator, Solution
 from crelle.pattern import SparsityPattern
+from crelle.secondorder import GaussNewtonStep, gauss_newton_step, implicit, predictive_covariance
 from crelle.tangent.rules import register_linear_rule
 
 __all__ = [
@@ -68,8 +70,10 @@ __all__ = [
     "Fisher",
     "GaussNewton",
     "GaussNewtonOperator",
+    "GaussNewtonStep",
     "HessianOperator",
     "Inertia",
+    "InverseOperator",
     "JacobianOperator",
     "LogDeterminant",
     "Operator",
@@ -77,6 +81,7 @@ __all__ = [
     "SingularTriplets",
     "Slogdet",
     "SlogdetResult",
+    "Solution",
     "SparsityPattern",
     "SpectralDensity",
     "Transform",
@@ -87,16 +92,19 @@ __all__ = [
     "coloring",
     "divergence",
     "fisher",
+    "gauss_newton_step",
     "ggn",
     "gradient",
     "hessian",
     "hvp",
+    "implicit",
     "jacobian",
     "jvp",
     "laplacian",
     "objective",
     "operator",
     "per_sample_gradient",
+    "predictive_covariance",
     "register_linear_rule",
     "slogdet",
     "vjp",

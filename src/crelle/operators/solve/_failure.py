@@ -57,7 +57,7 @@ def failure(solver: Solver, result: Outcome, products: int) -> str:
             f"{what}: {left} with {name}",
             expected=f"rtol={solver.rtol:.0e}",
             likely="A is close to singular, and rounding decides",
-            try_=f"rtol={_above(result)}, A.shifted(c), or double precision",
+            try_=f"A.shifted(c), or double precision{_above(result)}",
         )
     if result.stagnated[failed].any() and products < solver.budget(len(failed)):
         likely = "(a) A is singular, and b not in its range\n(b) A is ill-conditioned: rounding stops the progress"
@@ -69,7 +69,7 @@ def failure(solver: Solver, result: Outcome, products: int) -> str:
             f"{what}: {name} came to a {left} after {_count(products)}, and no further",
             expected=f"rtol={solver.rtol:.0e}",
             likely=likely,
-            try_=f"{other}A.shifted(c); a preconditioner; rtol={_above(result)}",
+            try_=f"{other}A.shifted(c); a preconditioner{_above(result)}",
         )
     return describe(
         f"{what}: {name} came to a {left} after {_count(products)}: the budget",
@@ -84,9 +84,9 @@ def _count(products: int) -> str:
 
 
 def _above(result: Outcome) -> str:
-    """An accuracy that was reached."""
+    """An accuracy that was reached, if it is worth having."""
     worst = float(np.max(result.residual))
-    return f"{10 ** np.ceil(np.log10(worst)):.0e}" if 0 < worst < 1 else "a larger one"
+    return f"; rtol={10 ** np.ceil(np.log10(worst)):.0e}" if 0 < worst < 1e-2 else ""
 
 
 def _columns(failed: object) -> str:

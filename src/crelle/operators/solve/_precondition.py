@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -133,8 +134,10 @@ def _of_blocks(operator: Operator, what: str) -> Preconditioner:
         dense = operator.block(i).todense() if len(sizes) > 1 else operator.todense()
         host = np.asarray(backend.to_host(dense), float)
         try:
-            inverses.append(vectors.from_host(linalg.inv(host) if size else host, like))
-        except linalg.LinAlgError:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", linalg.LinAlgWarning)
+                inverses.append(vectors.from_host(linalg.inv(host) if size else host, like))
+        except (linalg.LinAlgError, linalg.LinAlgWarning):
             raise CrelleValueError(
                 describe(f"{what}: the block of {name or f'leaf {i}'} on the diagonal has no inverse",
                          try_="A.shifted(c), or another preconditioner=")

@@ -13,6 +13,8 @@ from crelle.operators.solve._system import System
 #: Steps without progress after which a round ends, unless there are more unknowns.
 _PATIENCE = 100
 _PATIENCE_MOST = 1000
+#: Rows that leave together where each number of rows is compiled.
+_SELDOM = 8
 
 
 @dataclass
@@ -87,7 +89,7 @@ class Stepped:
     def run(self, system: System, r: Any, goal: Any, rtol: float, watch: Watch) -> Round:
         """From x = 0 until ‖r‖ ≤ goal or the measure of optimality ≤ rtol, row by row."""
         method, k = self.recurrence, len(r)
-        rows, scale, bad = np.arange(k), np.zeros(k), np.zeros(k, bool)
+        rows, scale, bad, done = np.arange(k), np.zeros(k), np.zeros(k, bool), np.zeros(k, bool)
         left: list[tuple[Any, Any]] = []
         state = method.start(system, r)
         best, since, patience = (
@@ -96,22 +98,27 @@ class Stepped:
             min(max(_PATIENCE, 2 * r.shape[1]), _PATIENCE_MOST),
         )
         steps, partial = 0, False
+        # where functions are compiled, each number of rows is compiled anew
+        least = _SELDOM if system.vectors.compiled(assembled) is not assembled else 1
         try:
-            while len(rows):
+            while not done.all():
                 for _ in range(watch.every):
                     state = method.step(system, state)
                 steps += watch.every
                 report = np.asarray(watch.to_host(system.vectors.stack(method.report(state))), float)
-                finite(report, watch, system.products)
+                active = ~done[rows]
                 size, optimality, found, wrong = report
-                scale[rows], bad[rows] = found, wrong > 0
+                finite(report[:, active], watch, system.products)
+                scale[rows[active]], bad[rows[active]] = found[active], wrong[active] > 0
                 better = size < 0.9 * best[rows]
                 best[rows[better]], since[rows[better]] = size[better], steps
                 watch.show(size)
                 if system.products >= watch.budget:
                     break
                 over = (size <= goal[rows]) | (optimality <= rtol) | (wrong > 0) | (steps - since[rows] > patience)
-                if over.any():
+                done[rows[over]] = True
+                over = done[rows]
+                if not over.all() and over.sum() >= (least if least == 1 else max(least, len(rows) // 2)):
                     left.append((rows[over], state.x[np.flatnonzero(over)]))
                     rows, state = rows[~over], type(state)(*(part[np.flatnonzero(~over)] for part in state))
         except KeyboardInterrupt:
