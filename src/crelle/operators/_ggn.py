@@ -57,13 +57,31 @@ class GaussNewtonOperator(Operator):
         self.jacobian, self.curvature, self.outputs = bound.jacobian, curvature, bound.outputs
         super().__init__(self.jacobian.domain, self.jacobian.domain, curvature.tags & _PSD)
         self._bound, self._name = bound, title
+        form = curvature.form if isinstance(curvature, LossHessian) else None
+        self._fused = None if form is None else bound.losses.gauss_newton(self.jacobian._kept, form)
 
     def _products(self, block: Any) -> Any:
         j = self.jacobian
+        if self._fused is not None:
+            return self._fused.push(block)
         with asked_by_user(False):  # H is that of fixed outputs: a recorded J would give half of a derivative
             return j._adjoint_products(self.curvature._products(j._products(block)))
 
     _adjoint_products = _products
+
+    def _answer(self, form: str, leaves: list[Any]) -> Any:
+        one = getattr(self._fused, "one", None)
+        if one is None or form not in ("flat", "tree"):
+            return super()._answer(form, leaves)
+        found = one(form, leaves[0] if form == "flat" else leaves, False)
+        return found if form == "flat" else self.backend.unflatten(self.domain.tree, found)
+
+    _adjoint_answer = _answer
+
+    @property
+    def kept_bytes(self) -> int:
+        """Of J and H."""
+        return self.jacobian.kept_bytes + self.curvature.kept_bytes
 
     @property
     def value(self) -> Any:

@@ -9,6 +9,7 @@ from typing import Any, Protocol, cast
 
 from crelle._errors import CrelleTypeError, CrelleValueError, describe
 from crelle.backends._protocol import Backend
+from crelle.operators._linearised import Linearised
 
 #: Losses that can be asked for by name.
 NAMES = ("cross_entropy", "mse", "bce")
@@ -68,6 +69,10 @@ class Losses(Protocol):
 
     def form(self, loss: Callable[[Any, Any], Any], outputs: Any, target: Any) -> Form | None:
         """The closed form of a loss that is known, with options that are covered."""
+        ...
+
+    def gauss_newton(self, kept: Any, form: Form) -> Linearised | None:
+        """v ↦ Jᵀ H J v in one step, if that is quicker than three; ``kept`` is the linearisation that J keeps."""
         ...
 
     def draw(self, form: Form, count: int, given: Any) -> Any:

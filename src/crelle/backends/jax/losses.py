@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from crelle._errors import CrelleShapeError, describe
+from crelle.backends.jax import gauss_newton as fused
+from crelle.backends.jax.linearised import JaxLinearised
 from crelle.backends.jax.sample_norms import SampleNorms
 from crelle.backends.jax.trace import type_of
 from crelle.operators._losses import Form
@@ -78,6 +80,11 @@ def form(loss: Loss, outputs: Any, target: Any) -> Form | None:
     if jnp.issubdtype(jnp.asarray(target).dtype, jnp.floating):
         scale = scale * jnp.sum(target, -1, keepdims=True)
     return Form("categorical", outputs, jax.nn.softmax(outputs), scale)
+
+
+def gauss_newton(kept: JaxLinearised, form: Form) -> JaxLinearised | None:
+    """Compiled."""
+    return fused.gauss_newton(kept, form)
 
 
 def draw(form: Form, count: int, given: Any) -> Any:
