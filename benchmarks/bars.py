@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -97,6 +98,15 @@ def peer_ratio(record: Record) -> float | None:
     return record.get("ratio")
 
 
+def in_gradients(record: Record) -> float | None:
+    """Our time in gradients of the same framework: the median over the rounds."""
+    contestants: Mapping[str, Any] = record.get("contestants", {})
+    if not {"crelle", "gradient"} <= contestants.keys():
+        return None
+    pairs = zip(contestants["crelle"]["seconds"], contestants["gradient"]["seconds"], strict=True)
+    return statistics.median(a / b for a, b in pairs)
+
+
 BARS: tuple[Bar, ...] = (
     Bar("JAX, jitted, dense: better of jacfwd, jacrev", ("jax-dense", "jax-thin"), 1.05, "×", best_ratio),
     Bar("JAX, thin and element-wise: the right choice", ("jax-thin",), 1.15, "×", best_ratio),
@@ -174,6 +184,23 @@ BARS: tuple[Bar, ...] = (
     Bar("sparse results: relative error", ("sparse-exact",), 1e-12, "", quantity),
     Bar("log-determinants of flows: relative error", ("determinant",), 1e-12, "", quantity),
     Bar("log-determinants of flows: linear growth", ("determinant-growth",), 1.5, "× linear", quantity),
+    Bar("PyTorch, H v kept, MLP and CNN: gradients", ("operators-torch-product",), 1.5, "×", in_gradients),
+    Bar("PyTorch, H v kept, transformer: gradients", ("operators-torch-product-transformer",), 2.0, "×", in_gradients),
+    Bar(
+        "PyTorch, H v kept: better of curvlinops, eigenthings",
+        ("operators-torch-product*",),
+        1 / 1.8,
+        "×",
+        against("curvlinops", "hessian-eigenthings"),
+    ),
+    Bar("PyTorch, H V kept: better of loop and vmap", ("operators-torch-block",), 1.15, "×", best_ratio),
+    Bar("PyTorch, 32 probes, CNN, time: curvlinops", ("operators-torch-probes-time",), 1 / 4, "×", peer_ratio),
+    Bar("PyTorch, 32 probes, CNN, memory: curvlinops", ("operators-torch-probes-memory",), 1 / 20, "×", peer_ratio),
+    Bar("JAX, H v kept, MLP and CNN: gradients", ("operators-jax-product",), 1.5, "×", in_gradients),
+    Bar("JAX, H v kept, transformer: gradients", ("operators-jax-product-transformer",), 2.0, "×", in_gradients),
+    Bar("JAX, H v kept: jitted jvp(grad)", ("operators-jax-product*",), 1 / 1.4, "×", against("jit(jvp(grad))")),
+    Bar("JAX, H V kept: better of loop and vmap", ("operators-jax-block",), 1.15, "×", best_ratio),
+    Bar("JAX, J v of a small function: jitted linear function", ("operators-jax-small",), 3.0, "×", best_ratio),
     Bar("choice against the best of all: worst", ("choice-*",), 1.5, "×", regret),
     Bar("choice against the best of all: geometric mean", ("choice-*",), 1.1, "×", regret, mean=True),
 )

@@ -48,6 +48,8 @@ SUITES = {
     "determinants": "benchmarks.determinants",
     "jax-choices": "benchmarks.choices_jax",
     "torch-choices": "benchmarks.choices_torch",
+    "jax-operators": "benchmarks.operators_jax",
+    "torch-operators": "benchmarks.operators_torch",
 }
 
 

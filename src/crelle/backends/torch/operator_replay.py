@@ -26,6 +26,8 @@ Product = Callable[[Leaves], Leaves]
 PRICE, FIRST_PRICE = 0.05, 0.7
 #: A program must be clearly faster than the graph, which is checked at every product for changes of its tensors.
 CLEARLY = 0.95
+#: A ratio of times that need not be measured again.
+PLAIN = 0.9
 
 _AGREE = {torch.float64: 1e-10, torch.complex128: 1e-10, torch.float32: 1e-4, torch.complex64: 1e-4}
 
@@ -53,23 +55,25 @@ class Replay:
             return by_graph(leaves) if self.program is None else self.program(leaves)
         if self.program is not None:
             return self._compare(leaves, by_graph)
+        if self._spent > (PRICE if "torch._dynamo" in sys.modules else FIRST_PRICE):
+            self.program, found = written(by_graph, leaves)
+            self.settled = self.program is None
+            return by_graph(leaves) if found is None else found
         start = time.perf_counter()
         found = by_graph(leaves)
         self._spent += time.perf_counter() - start
-        if self._spent > (PRICE if "torch._dynamo" in sys.modules else FIRST_PRICE):
-            self.program = written(by_graph, leaves)
-            self.settled = self.program is None
         return found
 
     def _compare(self, leaves: Leaves, by_graph: Product) -> Leaves:
-        """Two products each way, with other vectors than the one that was written down: same results, less time?"""
+        """Once or twice each way, with other vectors than the one that was written down: same results, less time?"""
         assert self.program is not None
-        slow, expected = _timed(by_graph, leaves)
-        fast, found = _timed(self.program, leaves)
+        slow, expected = timed(lambda: by_graph(leaves), leaves[0].device)
+        program = self.program
+        fast, found = timed(lambda: program(leaves), leaves[0].device)
         self._times.append((slow, fast))
         if not all(map(_agree, found, expected)):
             self.program, self.settled = None, True
-        elif len(self._times) == 2:
+        elif len(self._times) == 2 or not PLAIN <= fast / max(slow, 1e-9) <= 1 / PLAIN:
             self.settled = True
             if min(f for _, f in self._times) > CLEARLY * min(s for s, _ in self._times):
                 self.program = None
@@ -92,27 +96,32 @@ class Program:
         return [t.clone() if id(t) in self._constant else t for t in found]
 
 
-def written(product: Product, leaves: Leaves) -> Program | None:
-    """The program of a product; None where it depends on values in a way that cannot be written down."""
+def written(product: Product, leaves: Leaves) -> tuple[Program | None, Leaves | None]:
+    """The program of a product, and the product; none where it depends on values in a way that cannot be written."""
     from crelle.backends.torch import graph, programs
     from crelle.backends.torch.record import NeedsValue, record
+
+    found: Leaves = []
+
+    def noted(*v: Tensor) -> Leaves:
+        found[:] = product(list(v))
+        return list(found)
 
     try:
         with torch.autograd.set_multithreading_enabled(False), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            module = record(lambda *v: product(list(v)), leaves, differentiable=False)
+            module = record(noted, leaves, differentiable=False)
             read = programs.constants(module)
-            results: Any = module.graph.output_node().args[0]
             cleaned = graph.optimise(module)
-            once, linear = programs.split(cleaned, 0, len(results))
+            once, linear = programs.split(cleaned, 0, len(found))
             with torch.no_grad():
                 residuals = list(graph.compile_graph(once)())
             run = graph.compile_graph(linear)
-        for made in (module, cleaned, once, linear):
-            _forget(made)
-        return Program(run, residuals, read)
     except (NeedsValue, RuntimeError, NotImplementedError):
-        return None
+        return None, None
+    for made in (module, cleaned, once, linear):
+        _forget(made)
+    return Program(run, residuals, read), found
 
 
 def _forget(module: torch.nn.Module) -> None:
@@ -120,10 +129,6 @@ def _forget(module: torch.nn.Module) -> None:
     for held in (module.__dict__, module._buffers, module._parameters):
         for name in [name for name, value in held.items() if isinstance(value, Tensor)]:
             del held[name]
-
-
-def _timed(product: Product, leaves: Leaves) -> tuple[float, Leaves]:
-    return timed(lambda: product(leaves), leaves[0].device)
 
 
 def _agree(found: Tensor, expected: Tensor) -> bool:
