@@ -150,6 +150,18 @@ def test_gauss_newton_over_fifty_batches(case, kind, part):
     np.testing.assert_allclose(np.asarray(a.todense()), np.asarray(whole), rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("memory", [None, 1])
+def test_the_exact_trace_of_gauss_newton(case, memory):
+    data = {"data": (case.x, case.y), "batch_size": 20, "memory": memory}
+    a = crelle.ggn(case.model, "mse").at(case.params, **data)
+    truth = float(np.trace(np.asarray(crelle.ggn(case.model, "mse").at(case.params, case.x, case.y).todense())))
+    np.testing.assert_allclose(float(a.exact_trace()), truth, rtol=1e-10)
+    found = a.trace()
+    assert found.exact
+    np.testing.assert_allclose(found.value, truth, rtol=1e-10)
+    assert not hasattr(at(case, data=batches_of(case)[:1]), "exact_trace")
+
+
 def test_sums_over_samples(case):
     total = lambda p, x, y: case.loss(p, x, y) * len(x)
     a = crelle.hessian(total).at(case.params, data=(case.x, case.y), batch_size=SIZE, reduction="sum")

@@ -137,7 +137,7 @@ def arguments_of(batch: Any, what: str) -> tuple[tuple[Any, ...], dict[str, Any]
 class _Slices:
     """Arrays, cut along their leading axes."""
 
-    def __init__(self, data: Any, batch_size: int, what: str) -> None:
+    def __init__(self, data: Any, batch_size: Any, what: str) -> None:
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise CrelleValueError(describe(f"{what}: batch_size={batch_size!r}", expected="a positive integer"))
         held = getattr(data, "tensors", data)  # of a torch TensorDataset

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 from crelle._arrays import bytes_text, parse_bytes
 from crelle._errors import CrelleError, CrelleMemoryError, CrelleShapeError, CrelleTypeError, CrelleValueError, describe
@@ -33,6 +34,7 @@ class Parts:
         kept: operators of the first batches.
         samples: how many each batch holds, ``None`` where nobody asked.
         kept_bytes: what the kept ones hold.
+        outputs_per_sample: passes that their exact traces take, where they have them.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class Parts:
         self._make, self._batches, self.what, self._counted = make, batches, what, counted
         self.kept: list[Operator] = []
         self.samples: list[float | None] = []
+        self.outputs_per_sample: int | None = None
         self.notes: tuple[str, ...] = ()
         self._types = ""
         self.kept_bytes, self._per_sample, self._limit = 0, 0.0, parse_bytes(memory)
@@ -69,6 +72,8 @@ class Parts:
         operator = self._made(batch)
         self.domain, self.codomain, self.tags = operator.domain, operator.codomain, operator.tags
         self._from_derivatives, self.notes = operator._from_derivatives, operator.notes
+        with contextlib.suppress(CrelleError):  # outputs that are no array of samples
+            self.outputs_per_sample = getattr(operator, "outputs_per_sample", None)
         if check:
             verify_deterministic(self._made, self._batches, batch, operator)
         if self._limit is None:
@@ -202,6 +207,33 @@ class DataOperator(Operator):
         return over_title(self._parts)
 
 
+class TracedDataOperator(DataOperator):
+    """A sum of matrices whose traces are known exactly: Gauss-Newton and Fisher matrices.
+
+    Attributes:
+        outputs_per_sample: the products that :meth:`exact_trace` takes.
+    """
+
+    def __init__(self, parts: Parts, weights: list[float], outputs_per_sample: int) -> None:
+        super().__init__(parts, weights)
+        self.outputs_per_sample = outputs_per_sample
+
+    def exact_trace(self, memory: int | str | None = None) -> Any:
+        """tr A = Σ_b w_b tr A_b, exact; shape []. ``None`` where that of a batch is not known.
+
+        Args:
+            memory: for each batch: see :meth:`crelle.operators._ggn.GaussNewtonOperator.exact_trace`.
+        """
+
+        def trace(_: int, of: Operator) -> Any:
+            return cast(Any, of).exact_trace(memory)
+
+        found = list(self._parts.over(trace))
+        if any(one is None for one in found):
+            return None
+        return sum(one * weight for one, weight in zip(found, self._weights, strict=True))
+
+
 def over_title(parts: Parts) -> str:
     """``Hessian of loss over 50 batches``."""
     count = len(parts.samples)
@@ -305,4 +337,6 @@ def over_data(
     if reduction == "mean":
         total = sum(weights)
         weights = [w / total for w in weights]
+    if parts.outputs_per_sample is not None:
+        return TracedDataOperator(parts, weights, parts.outputs_per_sample)
     return DataOperator(parts, weights)
