@@ -99,7 +99,7 @@ def test_errors_cover_in_200_repetitions(method, kind, options):
 
 
 def test_stopping_when_exact_enough():
-    operator, truth = psd("flat")
+    operator, _ = psd("flat")
     found = operator.trace("hutchinson", rtol=0.05)
     assert found.products == _hutchinson.FIRST
     assert found.stderr <= 0.05 * found.value
