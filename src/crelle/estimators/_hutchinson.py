@@ -152,7 +152,7 @@ def leave_out_error(one: Floats, two: Floats) -> float:
         before = float(rest.var(axis=1, ddof=1).mean()) / (k - 1)
         shrinks = min(naive / before, 1.0) if before else 1.0
     jackknife = shrinks * k * float(rest.mean(1).var())
-    return (naive * jackknife) ** 0.25 * student(k)
+    return math.sqrt(math.sqrt(naive * jackknife)) * student(k)
 
 
 def student(samples: int) -> float:

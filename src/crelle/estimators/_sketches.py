@@ -322,8 +322,7 @@ def _xnystrace_of(probes: Probes, w: Any, y: Any, n: int) -> tuple[float, float]
         )
     values = np.maximum(values, np.finfo(np.float64).eps * values[-1])
     # A + νI ≈ Q R K Rᵀ Qᵀ with K = (WᵀAW)⁻¹, the approximation of Nyström
-    gram = np.linalg.inv(to_host(operator, w @ w.T))
-    small = Nystrom(to_host(operator, r), basis / np.sqrt(values), gram, n)
+    small = Nystrom(to_host(operator, r), basis / np.sqrt(values), np.linalg.inv(to_host(operator, w @ w.T)), n)
     one = small.leave_one_out()
     return float(one.mean()) - shift * n, leave_out_error(one, small.leave_two_out())
 
