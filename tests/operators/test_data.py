@@ -520,6 +520,35 @@ def test_a_batch_that_is_no_tuple(case):
         crelle.hessian(case.loss).at(case.params, data=["x"], reduction="sum")
 
 
+def test_derivatives_with_respect_to_the_batch(case):
+    says(
+        "Hessian of f: batch 0: argnums=1 names an argument that comes from the batch\n"
+        "  called    {'b': f64[4], 'out': f64[4,2], 'w': f64[3,4]}, f64[4,3], f64[4,2]\n"
+        "  expected  one of the first 1, which all batches share\n"
+        "  try       f(params, batch), with .at(params, data=...); without data= for one batch",
+        lambda: crelle.hessian(case.loss, argnums=1).at(case.params, data=(case.x, case.y), batch_size=SIZE),
+    )
+    with pytest.raises(crelle.CrelleTypeError, match="expected  the parameters before data="):
+        crelle.jacobian(lambda x: x**2).at(data=case.x, batch_size=SIZE)
+
+
+def test_estimates(case):
+    a, truth = at(case, 1), dense_hessian(case)
+    values = np.linalg.eigvalsh(truth)
+    np.testing.assert_allclose(a.trace().value, np.trace(truth), rtol=1e-9)
+    np.testing.assert_allclose(sorted(a.eigsh(2, which="LA").values), values[-2:], rtol=1e-8)
+
+
+def test_products_inside_transformations_of_jax():
+    rng = np.random.default_rng(0)
+    x, p = jnp.asarray(rng.normal(size=(23, 5))), jnp.asarray(rng.normal(size=5))
+    for memory in (None, 1):
+        a = crelle.hessian(lambda p, x: jnp.mean(jnp.tanh(x @ p) ** 2)).at(p, data=x, batch_size=4, memory=memory)
+        np.testing.assert_allclose(jax.jit(lambda v, a=a: a @ v)(p), a @ p, rtol=1e-12)
+        np.testing.assert_allclose(jax.vmap(lambda v, a=a: a @ v)(jnp.eye(5)), a.todense(), rtol=1e-10, atol=1e-14)
+        np.testing.assert_allclose(jax.grad(lambda v, a=a: v @ (a @ v))(p), 2 * (a @ p), rtol=1e-10)
+
+
 def test_another_reduction(case):
     says('Hessian of f: reduction=\'none\'\n  expected  "mean" or "sum"', lambda: at(case, reduction="none"))
 

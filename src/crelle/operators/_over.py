@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from crelle._call import bind, describe_arguments, function_name
-from crelle._errors import CrelleValueError, describe
+from crelle._errors import CrelleTypeError, CrelleValueError, describe
 from crelle.backends import framework_of
 from crelle.backends._protocol import Call
 from crelle.operators._batches import Batches, arguments_of, copied
@@ -47,12 +47,25 @@ class Point:
 
     def _settle(self, call: Call, more: int) -> None:
         """Copy the shared arguments; a module's parameters become one of them."""
+        shared = len(call.args) - more
+        if any(i % len(call.args) >= shared for i in self._request.argnums_tuple):
+            raise CrelleTypeError(
+                describe(
+                    f"argnums={self._request.argnums} names an argument that comes from the batch",
+                    called=describe_arguments(call.args, call.kwargs),
+                    expected=f"one of the first {shared}, which all batches share" if shared else
+                    "the parameters before data=",
+                    try_="f(params, batch), with .at(params, data=...); without data= for one batch",
+                )
+            )  # fmt: skip
         if self._request.check:
             for module in captured_modules(self._function):
-                call.backend.adapt(module, (), self._request)  # which refuses dropout and BatchNorm in train mode
+                call.backend.adapt(
+                    module, (), replace(self._request, wrt="inputs")
+                )  # which refuses dropout and BatchNorm in train mode
         if self._request.wrt == "params":
             self._function, self._request = call.f, replace(self._request, wrt="inputs")
-            self._args = call.args[: len(call.args) - more]
+            self._args = call.args[:shared]
         self._args, self._kwargs = copied((self._args, self._kwargs), call.backend)
         self._name, self._first = call.name, False
 
