@@ -177,9 +177,8 @@ class TorchLinearised:
             self._seeds = [torch.ones_like(v).requires_grad_() for v in self._values]
             self._pulled = _grad(self._values, self._active, self._seeds, create=True)
         if operator_graph.is_once_differentiable(self._pulled):
-            rules = ", ".join(operator_graph.user_rules(self._values))
-            self._pulled = []
-            raise self._missing(f"the backward of {rules} is marked as once_differentiable")
+            self._pulled, named = [], ", ".join(operator_graph.user_rules(self._values))
+            raise self._missing(f"the backward of {named} is marked as once_differentiable")
         if operator_graph.lacks_derivative(self._pulled):
             self._plain_kernels()
         elif not self._hessian and (rules := operator_graph.user_rules(self._values)):
@@ -317,13 +316,12 @@ class TorchLinearised:
 def _grad(heads: Leaves, inputs: Leaves, seeds: Leaves, create: bool = False, batched: bool = False) -> Leaves:
     """Seeds through a graph that is kept; zeros where nothing depends on an input."""
     used = [(h, s) for h, s in zip(heads, seeds, strict=True) if h.requires_grad]
-    if not used:
-        shape = (len(seeds[0]),) if batched else ()
-        return [i.new_zeros((*shape, *i.shape)) for i in inputs]
-    found = torch.autograd.grad(
-        [h for h, _ in used], inputs, [s.to(h.dtype) for h, s in used], retain_graph=True, create_graph=create,
-        allow_unused=True, is_grads_batched=batched,
-    )  # fmt: skip
+    found: Sequence[Tensor | None] = [None] * len(inputs)
+    if used:
+        found = torch.autograd.grad(
+            [h for h, _ in used], inputs, [s.to(h.dtype) for h, s in used], retain_graph=True, create_graph=create,
+            allow_unused=True, is_grads_batched=batched,
+        )  # fmt: skip
     shape = (len(seeds[0]),) if batched else ()
     return [i.new_zeros((*shape, *i.shape)) if f is None else f for f, i in zip(found, inputs, strict=True)]
 

@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -17,8 +18,8 @@ from torch import Tensor
 
 #: A block of so many vectors is worth a measurement.
 SIZEABLE = 8
-#: Most vectors at once.
-MOST = 32
+#: Most vectors at once; most in the measurement.
+MOST, TRIED = 512, 32
 #: What several vectors at once may take beyond their results: on a CPU what stays in its caches, as more is slower
 #: than a loop; elsewhere a share of what is free.
 CACHE = 32 << 20
@@ -59,7 +60,7 @@ class Blocks:
         result = torch.empty(count, size, dtype=dtype, device=block.device)
         start = 0
         if self.chunk is None and count >= SIZEABLE:
-            start = self._decide(block, result, one, many, min(limit(), MOST, count // 2))
+            start = self._decide(block, result, one, many, min(limit(), MOST))
         step = self.chunk or 1
         while start < count:
             stop = min(start + step, count)
@@ -67,20 +68,20 @@ class Blocks:
             start = stop
         return result
 
-    def _decide(self, block: Tensor, result: Tensor, one: Product, many: Product, chunk: int) -> int:
-        """Two vectors each way, the first of both to warm up; returns how many rows of the result are there."""
-        self.chunk = 1
+    def _decide(self, block: Tensor, result: Tensor, one: Product, many: Product, room: int) -> int:
+        """Two products each way, the first of both to warm up; returns how many rows of the result are there."""
+        self.chunk, chunk = 1, min(room, TRIED, len(block) // 2)
         if chunk < 2:
             return 0
         single = []
         for row in range(2):
-            seconds, result[row : row + 1] = timed(lambda row=row: one(block[row : row + 1]), block.device)
+            seconds, result[row : row + 1] = timed(partial(one, block[row : row + 1]), block.device)
             single.append(seconds)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error")  # PyTorch warns where it loops inside vmap
                 first, found = timed(lambda: many(block[:chunk]), block.device)
-        except (RuntimeError, NotImplementedError, UserWarning):
+        except (RuntimeError, NotImplementedError, Warning):
             self.note = NOTE
             return 2
         if not _agree(found[:2], result[:2]):
@@ -89,7 +90,7 @@ class Blocks:
         second, result[chunk : 2 * chunk] = timed(lambda: many(block[chunk : 2 * chunk]), block.device)
         result[:chunk] = found
         if min(first, second) / chunk < CLEARLY * min(single):
-            self.chunk = chunk
+            self.chunk = room  # the more at once, the less a call costs, and the rest is in the caches
         return 2 * chunk
 
 

@@ -53,7 +53,7 @@ def recorded(products: Products, block: Tensor, transposed: bool, tied: bool | N
 
 class _Product(torch.autograd.Function):
     @staticmethod
-    def forward(products: Products, transposed: bool, block: Tensor, *sources: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(products: Products, transposed: bool, block: Tensor, *sources: Tensor) -> Tensor:
         return products.rows(block, transposed)
 
     @staticmethod
@@ -63,7 +63,7 @@ class _Product(torch.autograd.Function):
         ctx.save_for_backward(block)
 
     @staticmethod
-    def backward(ctx: Any, cotangent: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, cotangent: Tensor) -> Any:
         (block,) = ctx.saved_tensors
         products, transposed = ctx.products, ctx.transposed
         along = None
@@ -101,7 +101,7 @@ class _Product(torch.autograd.Function):
                 )
             )
         moved = block.movedim(in_dims[2], 0)
-        found = _Product.apply(products, transposed, moved.flatten(0, 1), *sources)
+        found = _Product.apply(products, transposed, moved.flatten(0, 1), *sources)  # type: ignore[no-untyped-call]
         return found.unflatten(0, moved.shape[:2]), 0
 
 
@@ -112,12 +112,12 @@ def _final(slope: Tensor, text: str) -> Tensor:
 
 class _Final(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, slope: Tensor, switch: Tensor, text: str) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, slope: Tensor, switch: Tensor, text: str) -> Tensor:
         ctx.text = text
         return slope.clone()
 
     @staticmethod
-    def backward(ctx: Any, cotangent: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, cotangent: Tensor) -> Any:
         raise CrelleTypeError(
             describe(
                 f"a product of the operator of {ctx.text} is differentiated a second time with respect to its inputs",
