@@ -50,6 +50,7 @@ SUITES = {
     "torch-choices": "benchmarks.choices_torch",
     "jax-operators": "benchmarks.operators_jax",
     "torch-operators": "benchmarks.operators_torch",
+    "torch-spectra": "benchmarks.spectra_torch",
 }
 
 

@@ -14,10 +14,12 @@ from crelle.estimators._estimate import Estimate, number_text, source_for, verif
 from crelle.estimators._pairs import verify_real
 from crelle.estimators._quadrature import (
     MAX_PROBES,
+    Flags,
     Floats,
     Function,
     Quadrature,
     converged,
+    gaps,
     quadrature,
 )
 
@@ -198,7 +200,7 @@ class SpectralDensity:
             found += [Outlier(float(v), float(r), False) for v, r in zip(nodes[apart], residuals[apart], strict=True)]
         return sorted(found, key=lambda o: -abs(o.value))
 
-    def _seen_by_all(self, values: Floats) -> np.ndarray[Any, Any]:
+    def _seen_by_all(self, values: Floats) -> Flags:
         near = np.ones(len(values), bool)
         for nodes, _, residuals in self.quadrature.rest[1:]:
             if not len(nodes):
@@ -246,8 +248,7 @@ class SpectralDensity:
 
     def _widths(self, nodes: Floats, residuals: Floats) -> Floats:
         """The gap to the nearest neighbour; 0 where a Ritz pair has converged, and its eigenvalue is known better."""
-        gaps = np.diff(nodes)
-        gap = np.minimum(np.append(gaps, np.inf), np.append(np.inf, gaps))[: len(nodes)]
+        gap = gaps(nodes)
         return np.where(converged(nodes, residuals) | ~np.isfinite(gap), 0.0, gap)
 
     def plot(self, ax: Axes | None = None, *, log: bool | None = None, **kwargs: Any) -> Axes:
@@ -377,7 +378,7 @@ def spectral_density(
     return SpectralDensity(operator._title, found, log)
 
 
-def verify_counts(operator: Operator, what: str, probes: int | None, steps: int | None) -> None:
+def verify_counts(operator: Operator, what: str, probes: Any, steps: Any) -> None:
     """Refuse an empty operator, and numbers of probes and steps below 1.
 
     Raises:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from crelle.operators._operator import Operator
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
+Flags = np.ndarray[Any, np.dtype[np.bool_]]
 Function = Callable[[Floats], Any]
 
 #: A Ritz pair has converged where its residual is this much smaller than the gap to the next Ritz value.
@@ -270,10 +271,13 @@ def _nearest(rule: Rule, value: float) -> int:
     return int(np.argmin(np.abs(rule.nodes - value)))
 
 
-def converged(nodes: Floats, residuals: Floats) -> np.ndarray[Any, Any]:
+def gaps(nodes: Floats) -> Floats:
+    """For each of some rising numbers, how far the nearest other one is; infinity for one alone."""
+    between = np.diff(nodes)
+    return np.minimum(np.append(between, np.inf), np.append(np.inf, between))[: len(nodes)]
+
+
+def converged(nodes: Floats, residuals: Floats) -> Flags:
     """Which Ritz pairs are eigenpairs, apart from all others: a residual well below the gap to the next Ritz value."""
-    if len(nodes) == 1:
-        return residuals <= _CONVERGED * np.abs(nodes)
-    gaps = np.diff(nodes)
-    gap = np.minimum(np.append(gaps, np.inf), np.append(np.inf, gaps))[: len(nodes)]
-    return residuals <= _CONVERGED * gap
+    apart: Flags = residuals <= _CONVERGED * (np.abs(nodes) if len(nodes) == 1 else gaps(nodes))
+    return apart
