@@ -397,8 +397,9 @@ class Questions:
                 1e-8 if left out, 1e-5 below double precision.
             budget: products with A and Aᵀ, of all columns together; 10 for each unknown if left out, 10,000 at most.
             x0: where to start; zero if left out.
-            preconditioner: M, about A⁻¹, for ``cg``, ``minres`` and ``gmres``: ``"jacobi"`` (one over the diagonal),
-                ``"block"`` (inverses of the blocks between each leaf and itself), the diagonal of A, or an operator.
+            preconditioner: M, about A⁻¹, for ``cg``, ``minres`` and ``gmres``: ``"jacobi"`` (one over
+                ``A.diagonal()``, exact or estimated from 100 products), ``"block"`` (inverses of the blocks between
+                each leaf and itself: n products, at most 1 GB), an array with the diagonal of A, or an operator.
             damping: λ of least squares. For (A + λI) x = b solve with ``A.shifted(λ)``.
             throw: raise if it fails; with ``False``, look at ``converged``.
 

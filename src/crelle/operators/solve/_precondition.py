@@ -58,7 +58,7 @@ def preconditioner_of(operator: Operator, given: Any, what: str, method: str) ->
         return Preconditioner(given._products, given._adjoint_products, 0)
     if isinstance(given, str):
         if given == "jacobi":
-            return _of_diagonal(operator, *_diagonal(operator), what, method)
+            return _jacobi(operator, what, method)
         if given == "block":
             return _of_blocks(operator, what)
     else:
@@ -69,6 +69,24 @@ def preconditioner_of(operator: Operator, given: Any, what: str, method: str) ->
         describe(f"{what}: preconditioner={given!r}",
                  expected="'jacobi', 'block', an operator like A⁻¹, or the diagonal of A")
     )  # fmt: skip
+
+
+def _jacobi(operator: Operator, what: str, method: str) -> Preconditioner:
+    """Of the diagonal: exact where that takes few products, else of an estimate that is kept away from zero."""
+    if isinstance(operator, MatrixOperator):
+        return _of_diagonal(operator, operator.matrix.diagonal(), 0, what, method)
+    found = operator.diagonal(rtol=None)
+    if found.exact:
+        return _of_diagonal(operator, found.value, found.products, what, method)
+    to_host, like = operator.backend.to_host, vectors_of(operator.backend).empty(operator.domain)
+    values, errors = (np.asarray(to_host(v), float) for v in (found.value, found.stderr))
+    signs = np.where(values < 0, -1.0, 1.0) if method == "gmres" else 1.0
+    values = np.maximum(np.abs(values) if method != "cg" else values, np.maximum(errors, np.finfo(np.float32).tiny))
+    made = _of_diagonal(
+        operator, vectors_of(operator.backend).from_host(signs * values, like), found.products, what, method
+    )
+    made.notes = (*made.notes, f"the diagonal is an estimate from {found.products:,} products")
+    return made
 
 
 def _of_diagonal(operator: Operator, diagonal: Any, products: int, what: str, method: str) -> Preconditioner:
@@ -96,15 +114,6 @@ def _of_diagonal(operator: Operator, diagonal: Any, products: int, what: str, me
         return block * inverse
 
     return Preconditioner(apply, apply, products, notes)
-
-
-def _diagonal(operator: Operator) -> tuple[Any, int]:
-    """The exact diagonal, and the products it took."""
-    if isinstance(operator, MatrixOperator):
-        return operator.matrix.diagonal(), 0
-    n = operator.shape[0]
-    dense = operator.todense()
-    return dense.diagonal(), n
 
 
 def _of_blocks(operator: Operator, what: str) -> Preconditioner:

@@ -174,7 +174,7 @@ def solved(method: Method, system: System, b: Any, x: Any, started: bool, rtol: 
     if (size_b == 0).any() and started:
         keep = np.flatnonzero(size_b > 0)
         result.x = x = assembled(system, [(keep, x[keep]), (np.flatnonzero(size_b == 0), (x * 0)[size_b == 0])])
-    scale_b = np.where(size_b == 0, 1, size_b)
+    scale_b, start = np.where(size_b == 0, 1, size_b), x
     goal = rtol * size_b
     try:
         r = b - system.push(x) if started else b
@@ -198,6 +198,8 @@ def solved(method: Method, system: System, b: Any, x: Any, started: bool, rtol: 
                 result.optimality[rows] = gradient / below
                 # the residual itself may be all rounding: its gradient is, too
                 result.converged[rows] |= result.optimality[rows] <= rtol
+            if found.partial and result.x is start and not (new < size[rows]).any():
+                raise KeyboardInterrupt
             worse = new > size[rows]
             if method.name != "lsmr" and worse.any():  # rounding has taken over: keep what was better
                 keep = np.flatnonzero(worse)
@@ -216,6 +218,8 @@ def solved(method: Method, system: System, b: Any, x: Any, started: bool, rtol: 
     except NonFinite as error:
         result.nonfinite = error.products
     except KeyboardInterrupt:
+        if result.x is start and not started:
+            raise
         result.partial = True
     return result
 

@@ -199,8 +199,6 @@ class Solver:
             "partial": result.partial,
             "notes": (*result.notes, *(self._preconditioner.notes if self._preconditioner else ())),
         }
-        if result.partial and self.products - before <= len(b):
-            raise KeyboardInterrupt
         if not fields["converged"] and not result.partial:
             text = failure(self, result, fields["products"])
             if self.throw:

@@ -49,19 +49,18 @@ class System:
 
     def push(self, block: Any) -> Any:
         """A v for each row v."""
-        self.products += len(block)
         found = self._push(block)
+        self.products += len(block)
         if self._host and self.vectors.is_traced(found):
             raise Traced
         return self._stacked(found, block * self._root) if self._root else found
 
     def pull(self, block: Any) -> Any:
         """Aᵀ u for each row u."""
-        self.products += len(block)
-        if not self._root:
-            return self._pull(block)
         m = self._rows
-        return self._pull(block[:, :m]) + self._root * block[:, m:]
+        found = self._pull(block[:, :m]) + self._root * block[:, m:] if self._root else self._pull(block)
+        self.products += len(block)
+        return found
 
     def right_side(self, block: Any, size: int) -> Any:
         """b, with zeros below it if there is damping; ``size`` is that of x."""
