@@ -93,19 +93,20 @@ class GaussNewtonOperator(Operator):
         space = self.jacobian.codomain
         return self.domain.leave(self.jacobian._adjoint_products(joined(self._bound.slope[1], space)))[0]
 
-    def exact_trace(self, memory: int | str | None = None) -> Any:
+    def exact_trace(self, memory: int | str | None = None) -> float | None:
         """tr G = Σ_c Σ_n ‖J_nᵀ S_n[:, c]‖² with S_n S_nᵀ = H_n for each sample n: exact, without random numbers.
 
         Args:
-            memory: for gradients of samples at once: bytes, or a text such as ``"2GB"``; a share of what is free if
-                left out.
+            memory: for gradients of samples at once, of those layers that need them: bytes, or a text such as
+                ``"2GB"``; a tenth of what is free if left out.
 
         Returns:
-            A scalar, shape []; ``None`` if the outputs of a sample depend on other samples, or the loss is no sum or
+            A number; ``None`` if the outputs of a sample depend on other samples, or the loss is no sum or
             mean over samples: then the sum does not hold.
 
         Cost:
-            One pass for each output of a sample (for 10 classes 10), each with the gradients of all samples.
+            About one gradient for each output of a sample: 10 for 10 classes. The gradients of samples are formed for
+            biases and convolutions, not for the weights of linear layers (I. Goodfellow, arXiv:1510.01799).
         """
         return exact_trace(self, self._bound, memory)
 

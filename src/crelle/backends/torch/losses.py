@@ -156,25 +156,28 @@ def slope(loss: Loss, outputs: Any, target: Any) -> tuple[Tensor, Any]:
 def each_gradient(f: Callable[..., Any], point: Any, batch: Sequence[Any]) -> Any:
     """By vmap."""
     gradient = torch.func.grad(f)
-    return torch.func.vmap(gradient, (None, *[0] * len(batch)))(_plain(point), *_plain(tuple(batch)))
+    with run.plain_kernels():  # fused attention has no batching rule: it would go sample by sample
+        return torch.func.vmap(gradient, (None, *[0] * len(batch)))(_plain(point), *_plain(tuple(batch)))
 
 
 def each_slope(f: Callable[..., Any], batch: Sequence[Any]) -> Any:
     """By vmap."""
-    return torch.func.vmap(torch.func.grad(f))(*_plain(tuple(batch)))
+    with run.plain_kernels():
+        return torch.func.vmap(torch.func.grad(f))(*_plain(tuple(batch)))
 
 
 def each(f: Callable[..., Any], batch: Sequence[Any]) -> Any:
     """By vmap."""
-    with torch.no_grad():
+    with torch.no_grad(), run.plain_kernels():
         return torch.func.vmap(f)(*_plain(tuple(batch)))
 
 
 def pulled(f: Callable[..., Any], point: Any, batch: Sequence[Any], seed: Any) -> Any:
     """By the pullback of a vmap."""
     along = torch.func.vmap(f, (None, *[0] * len(batch)))
-    _, pull = run.vjp(lambda p: along(p, *_plain(tuple(batch))), _plain(point))
-    return pull(_plain(seed))[0]
+    with run.plain_kernels():
+        _, pull = run.vjp(lambda p: along(p, *_plain(tuple(batch))), _plain(point))
+        return pull(_plain(seed))[0]
 
 
 def sample_norms(f: Callable[..., Any], point: Any, sample: Sequence[Any], seed: Any) -> SampleNorms:

@@ -45,7 +45,8 @@ class SampleNorms:
 
         self.bytes = sum(p.nbytes for p in self._point)
         try:
-            graph = record(pulled, [*self._point, *example], differentiable=False)
+            with run.plain_kernels():
+                graph = record(pulled, [*self._point, *example], differentiable=False)
             self.bytes = _without_products(graph)
             self._norm: Callable[..., Tensor] = graph
         except (NeedsValue, NotImplementedError, RuntimeError):  # no graph of it: the gradients are formed
@@ -54,7 +55,7 @@ class SampleNorms:
     def __call__(self, batch: Sequence[Any], seed: Any) -> Tensor:
         """[B]."""
         leaves = pytree.tree_leaves((seed, *batch))
-        with torch.no_grad():
+        with torch.no_grad(), run.plain_kernels():
             in_dims = (*[None] * len(self._point), *[0] * len(leaves))
             return torch.func.vmap(self._norm, in_dims)(*self._point, *leaves)
 
@@ -62,6 +63,11 @@ class SampleNorms:
 def _without_products(module: fx.GraphModule) -> int:
     """Let the graph of some arrays return the sum of their squares; the bytes of the arrays that are formed."""
     graph, formed = module.graph, 0
+    for node in graph.nodes:
+        if node.op == "call_function" and getattr(getattr(node.target, "_schema", None), "is_mutable", False):
+            raise NotImplementedError("a graph that writes to its values")
+        if node.target in (aten.view.default, aten._unsafe_view.default):
+            node.target = aten.reshape.default  # samples side by side may lie otherwise in memory than one
     output = next(node for node in reversed(graph.nodes) if node.op == "output")
     total: Any = None
     with graph.inserting_before(output):
