@@ -121,6 +121,14 @@ class TestDerivativesOfProducts:
         assert torch.autograd.gradcheck(lambda v: a @ v, (v,))
         assert torch.autograd.gradcheck(lambda u: a.T @ u, (u,))
 
+    def test_of_complex_products_of_real_points(self, gen):
+        turn = torch.complex(randn(gen, 3, 3), randn(gen, 3, 3))
+        f = lambda x: turn @ wide(x).to(turn.dtype)
+        x = randn(gen, 4).requires_grad_()
+        v, u = (torch.complex(randn(gen, n), randn(gen, n)).requires_grad_() for n in (4, 3))
+        assert torch.autograd.gradcheck(lambda x, v: crelle.jacobian(f).at(x) @ v, (x, v))
+        assert torch.autograd.gradcheck(lambda x, u: crelle.jacobian(f).at(x).T @ u, (x, u))
+
     def test_of_trees(self, gen):
         a = crelle.jacobian(lambda p: {"y": p[0] * p[1]}).at((randn(gen, 3), randn(gen)))
         v = (randn(gen, 3).requires_grad_(), randn(gen).requires_grad_())

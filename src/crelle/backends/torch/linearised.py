@@ -60,6 +60,10 @@ class TorchLinearised:
         if any(t.is_complex for t in call.inputs) and not any(t.is_complex for t in self._made):
             raise _real_of_complex(call)
         self.outputs = call.inputs if self._hessian else self._made
+        self._types = self.inputs, self.outputs
+        self._doubled = any(t.is_complex for t in self.outputs) and not any(t.is_complex for t in self.inputs)
+        if self._doubled:  # a complex matrix multiplies complex vectors
+            self.inputs, self.outputs = (tuple(map(_complex, types)) for types in self._types)
         self.out_tree = call.in_tree if self._hessian else result.out_tree
         self._blocks = {False: Blocks(), True: Blocks()}
         self._captured: Leaves | None = None
@@ -91,7 +95,17 @@ class TorchLinearised:
     def rows(self, block: Tensor, transposed: bool) -> Tensor:
         """The products, unrecorded."""
         transposed = transposed and not self._hessian
-        given, made = (self.outputs, self.inputs) if transposed else (self.inputs, self.outputs)
+        parts = [(factor, self._rows(part, transposed)) for factor, part in self._parts(block.detach(), transposed)]
+        return parts[0][1] if len(parts) == 1 else sum(factor * found for factor, found in parts)
+
+    def _parts(self, block: Tensor, transposed: bool) -> list[tuple[complex, Tensor]]:
+        """Blocks b and factors c so that Σ c P(b) is the product: autograd gives the real part only for real inputs."""
+        if not self._doubled:
+            return [(1, block)]
+        return [(1, block), (1j, -1j * block)] if transposed else [(1, block.real), (1j, block.imag)]
+
+    def _rows(self, block: Tensor, transposed: bool) -> Tensor:
+        given, made = self._types[::-1] if transposed else self._types
         dtype, size = common_dtype(made), total_size(made)
         if not len(block):
             return torch.zeros(0, size, dtype=dtype_of(dtype), device=block.device)
@@ -100,7 +114,7 @@ class TorchLinearised:
 
         def one(rows: Tensor) -> Tensor:
             rows = rows.contiguous()
-            leaves = [leaf[0] for leaf in cut(rows, given)]
+            leaves = [leaf[0] for leaf in _cut(rows, given)]
             found = self._replays[transposed](leaves, lambda leaves: self._product(leaves, transposed))
             joined = join([leaf[None] for leaf in found], dtype).contiguous()
             # the derivative of x is what was given: callers may write to a result
@@ -109,11 +123,11 @@ class TorchLinearised:
             )
 
         def many(rows: Tensor) -> Tensor:
-            return join(self._product(cut(rows.contiguous(), given), transposed, batched=True), dtype)
+            return join(self._product(_cut(rows.contiguous(), given), transposed, batched=True), dtype)
 
         blocks = self._blocks[transposed]
         with torch.no_grad(), self._explained():
-            found = blocks.run(block.detach(), size, dtype_of(dtype), one, many, lambda: self._room(transposed))
+            found = blocks.run(block, size, dtype_of(dtype), one, many, lambda: self._room(transposed))
         if blocks.note and blocks.note not in self.notes:
             self.notes = (*self.notes, blocks.note)
         return found
@@ -127,17 +141,19 @@ class TorchLinearised:
     def slopes(self, block: Tensor, transposed: bool, cotangent: Tensor) -> list[Tensor | None]:
         """Derivatives of Re ⟨cotangent, products⟩ with respect to the sources: by the graph, once more."""
         transposed = transposed and not self._hessian
-        given, made = (self.outputs, self.inputs) if transposed else (self.inputs, self.outputs)
+        given, made = self._types[::-1] if transposed else self._types
         sources = [*(ours for _, ours in self._tied), *self._found()]
         totals: list[Tensor | None] = [None] * len(sources)
         self._pull_once()
-        for row, slope in zip(block.detach(), cotangent.detach(), strict=True):
-            leaves = [leaf[0] for leaf in cut(row[None].contiguous(), given)]
-            along = [leaf[0] for leaf in cut(slope[None].contiguous(), made)]
-            with torch.enable_grad(), self._explained():
-                products = self._product(leaves, transposed, create=True)
-                found = _grad(products, sources, along)
-            totals = [f if t is None else t + f for t, f in zip(totals, found, strict=True)]
+        for factor, part in self._parts(block.detach(), transposed):
+            slopes = cotangent.detach() * (factor.conjugate() if factor != 1 else 1)
+            for row, slope in zip(part, slopes, strict=True):
+                leaves = [leaf[0] for leaf in _cut(row[None].contiguous(), given)]
+                along = [leaf[0] for leaf in _cut(slope[None].contiguous(), made)]
+                with torch.enable_grad(), self._explained():
+                    products = self._product(leaves, transposed, create=True)
+                    found = _grad(products, sources, along)
+                totals = [f if t is None else t + f for t, f in zip(totals, found, strict=True)]
         return totals
 
     # -- the graph
@@ -214,7 +230,7 @@ class TorchLinearised:
     def _room(self, transposed: bool) -> int:
         heads = self._values if transposed else self._pulled
         saved = operator_graph.saved_bytes(heads, (*self._active, *self._passive))
-        vectors = sum(t.nbytes for t in (*self.inputs, *self.outputs))
+        vectors = sum(t.nbytes for types in self._types for t in types)
         return at_once(saved + vectors, self._active[0].device)
 
     def _found(self) -> Leaves:
@@ -237,11 +253,11 @@ class TorchLinearised:
                 for t in types
             ]
 
-        u, v = draw(self._made), draw(self.inputs)
+        u, v = draw(self._made), draw(self._types[0])
         with torch.no_grad(), self._explained():
             left = _dot(u, self._product(v, transposed=False))
             right = _dot(self._product(u, transposed=True), v)
-        allowed = max(_ROUNDING.get(t.dtype, 0.3) for t in (*self._made, *self.inputs))
+        allowed = max(_ROUNDING.get(t.dtype, 0.3) for t in (*self._made, *self._types[0]))
         if abs(left - right) > allowed * max(abs(left), abs(right)):
             raise CrelleCheckError(
                 describe(
@@ -324,6 +340,19 @@ def _grad(heads: Leaves, inputs: Leaves, seeds: Leaves, create: bool = False, ba
         )  # fmt: skip
     shape = (len(seeds[0]),) if batched else ()
     return [i.new_zeros((*shape, *i.shape)) if f is None else f for f, i in zip(found, inputs, strict=True)]
+
+
+def _cut(block: Tensor, types: Sequence[ArrayType]) -> Leaves:
+    """Leaves with their dtypes; real parts where a leaf is real and the block is complex."""
+    if not block.is_complex() or all(t.is_complex for t in types):
+        return cut(block, types)
+    wide = cut(block, tuple(map(_complex, types)))
+    return [leaf if t.is_complex else leaf.real.to(dtype_of(t.dtype)) for leaf, t in zip(wide, types, strict=True)]
+
+
+def _complex(t: ArrayType) -> ArrayType:
+    wide = "complex128" if t.dtype in ("float64", "complex128") else "complex64"
+    return ArrayType(wide, t.shape, t.device)
 
 
 def _conj(leaf: Tensor) -> Tensor:
