@@ -61,6 +61,10 @@ class JacobianOperator(_Derivative):
     conjugated. Where f takes or returns complex numbers, J is complex, and so are the vectors on both sides; real
     ones are converted.
 
+    ``A @ v`` can be differentiated with respect to v. In PyTorch also with respect to x, other arguments, and what f
+    captures (parameters), where these require gradients and grad mode is on, once; the products inside estimates are
+    not recorded. What f reads must not be changed in place while A is in use, x itself may be.
+
     Attributes:
         value: f(x).
     """
