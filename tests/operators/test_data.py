@@ -169,6 +169,15 @@ def test_sums_over_samples(case):
     np.testing.assert_allclose(np.asarray(a.todense()), truth, rtol=1e-10, atol=1e-10 * abs(truth).max())
 
 
+@pytest.mark.parametrize("memory", [None, 1])
+def test_the_value_is_that_of_the_whole_set(case, memory):
+    truth = float(case.loss(case.params, case.x, case.y))
+    np.testing.assert_allclose(float(at(case, memory).value), truth, rtol=1e-12)
+    g = crelle.ggn(case.model, "mse").at(case.params, data=(case.x, case.y), batch_size=SIZE, memory=memory)
+    whole = crelle.ggn(case.model, "mse").at(case.params, case.x, case.y)
+    np.testing.assert_allclose(float(g.value), float(whole.value), rtol=1e-12)
+
+
 def test_weights_of_batches(case):
     h = crelle.hessian(case.loss)
     batches = batches_of(case)[:2]

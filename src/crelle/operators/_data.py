@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any, cast
@@ -192,6 +193,12 @@ class DataOperator(Operator):
 
     def _adjoint_products(self, block: Any) -> Any:
         return summed(self, self._parts, lambda _, of: of._adjoint_products(block), block, self._weights)
+
+    @functools.cached_property
+    def value(self) -> Any:
+        """The loss over the data set: Σ_b w_b f_b, in one pass over the batches that are not kept."""
+        found = self._parts.over(lambda _, of: cast(Any, of).value)
+        return sum(one * weight for one, weight in zip(found, self._weights, strict=True))
 
     @property
     def notes(self) -> tuple[str, ...]:
