@@ -402,5 +402,42 @@ def test_targets_of_another_shape():
 
 
 def test_a_loss_that_is_no_scalar():
-    with pytest.raises(crelle.CrelleShapeError, match=r"crelle.hessian\(f\): f must return a scalar"):
+    with pytest.raises(crelle.CrelleShapeError, match=r"crelle.ggn\(f, f\): the loss: f must return a scalar"):
         crelle.ggn(lambda p, x: p * x, lambda z, y: (z - y) ** 2).at(jnp.ones(4), jnp.ones((3, 4)), jnp.ones((3, 4)))
+
+
+def test_a_class_that_is_not_there():
+    model, x = nn.Linear(3, 2).double(), torch.ones(4, 3).double()
+    says(
+        "cross_entropy: the target holds a class beyond the 2 of the outputs\n"
+        "  called    outputs f64[4,2], target i64[4] up to 5\n"
+        "  expected  integers from 0 to 1, or ignore_index=-100",
+        lambda: crelle.ggn(model, F.cross_entropy).at(x, torch.tensor([0, 1, 2, 5])),
+    )
+
+
+def test_models_without_a_derivative():
+    x, y = torch.ones(4, 3).double(), torch.zeros(4, dtype=torch.int64)
+    says(
+        "crelle.ggn(Sequential, cross_entropy): layer 0 is Dropout in train mode, and has no well-defined derivative: "
+        "it drops other entries at every call\n"
+        "  expected  a function of its inputs alone\n"
+        "  try       module.eval(), or p=0.0",
+        lambda: crelle.ggn(nn.Sequential(nn.Dropout(), nn.Linear(3, 2)), F.cross_entropy).at(x, y),
+    )
+    says(
+        "crelle.ggn(ReLU, cross_entropy): the module has no parameter that requires grad\n"
+        "  try  module.requires_grad_(True)",
+        lambda: crelle.ggn(nn.ReLU(), F.cross_entropy).at(x, y),
+    )
+
+
+def test_batches_that_are_dicts():
+    x, y = torch.ones(4, 3).double(), torch.zeros(4, dtype=torch.int64)
+    says(
+        "GGN of Linear: batch 0: crelle.ggn(Linear, cross_entropy).at: a batch is a dict, which does not say what is "
+        "the target\n"
+        "  expected  (x, y): inputs, and the target last\n"
+        "  try       data that yields tuples: a collate_fn=, or [(b['x'], b['y']) for b in data]",
+        lambda: crelle.ggn(nn.Linear(3, 2).double(), F.cross_entropy).at(data=[{"x": x, "y": y}]),
+    )

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterator
 from typing import Any
 
+from crelle._errors import CrelleTypeError, describe
 from crelle.operators._losses import Form
 from crelle.operators._operator import Operator
 from crelle.operators._pair import Bound, Pair
@@ -179,7 +180,13 @@ class OfModel:
 
         def make(batch: Any) -> Operator:
             nonlocal shared
-            given = arguments_of(batch, "a batch")[0]
+            given, named = arguments_of(batch, "a batch")
+            if named:
+                raise CrelleTypeError(
+                    describe(f"{self._pair.what}.at: a batch is a dict, which does not say what is the target",
+                             expected="(x, y): inputs, and the target last",
+                             try_="data that yields tuples: a collate_fn=, or [(b['x'], b['y']) for b in data]")
+                )  # fmt: skip
             if one._pair is self._pair:
                 one._pair, *shared = self._pair.frozen(*args, *given)
             return one._one(*shared, *given)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 from crelle._call import backend_of, bind, describe_arguments, function_name
-from crelle._errors import CrelleShapeError, CrelleTypeError, describe
+from crelle._errors import CrelleError, CrelleShapeError, CrelleTypeError, describe
 from crelle._prepare import space_for
 from crelle._request import make_request
 from crelle.backends import framework_of
@@ -89,6 +90,19 @@ class Pair:
         return self.loss  # type: ignore[no-any-return]
 
 
+@contextmanager
+def _asked_as(what: str, other: str) -> Iterator[None]:
+    """Complaints of a derivative, in the words of what the user asked for."""
+    try:
+        yield
+    except CrelleError as error:
+        head, _, rest = str(error).partition(": ")
+        if not head.startswith(other):
+            raise
+        rest = rest.replace("wrt='params', and the module", "the module").replace(", or wrt='inputs'", "")
+        raise type(error)(f"{what}: {rest}") from None
+
+
 class Bound:
     """A :class:`Pair` with one batch.
 
@@ -108,7 +122,8 @@ class Bound:
             "jacobian", pair.model, argnums=0, memory=None, mode="auto", chunk=None,
             wrt="params" if pair.is_module else "inputs",
         )  # fmt: skip
-        self.call: Call = bind(pair.model, tuple(given), {}, self._request)
+        with _asked_as(pair.what, "crelle.jacobian"):
+            self.call: Call = bind(pair.model, tuple(given), {}, self._request)
         self.call.name, self.call.frozen = pair.name, pair.again is not None
         self.params, *self.inputs = self.call.args
         self.loss = pair.loss_in(backend)
@@ -117,9 +132,10 @@ class Bound:
     def jacobian(self) -> JacobianOperator:
         """J of the outputs with respect to the parameters: the model is evaluated, and kept."""
         kept = space_for(self.pair.model, (self._request, self._request.selection.key))
-        if self.pair.again is None:
-            return JacobianOperator(self.call, kept)
-        return cast(JacobianOperator, operator_again(self.call, kept, self.pair.again))
+        with _asked_as(self.what, "crelle.jacobian"):
+            if self.pair.again is None:
+                return JacobianOperator(self.call, kept)
+            return cast(JacobianOperator, operator_again(self.call, kept, self.pair.again))
 
     @property
     def outputs(self) -> Any:
@@ -140,8 +156,9 @@ class Bound:
     def loss_hessian(self) -> HessianOperator:
         """H of the loss with respect to the outputs, linearised."""
         request = make_request("hessian", self.loss, argnums=0, memory=None, mode="auto", chunk=None, wrt="inputs")
-        call = bind(self.loss, (self.outputs, self.target), {}, request)
-        return HessianOperator(call, space_for(self.loss, (request, request.selection.key)))
+        with _asked_as(f"{self.what}: the loss", "crelle.hessian"):
+            call = bind(self.loss, (self.outputs, self.target), {}, request)
+            return HessianOperator(call, space_for(self.loss, (request, request.selection.key)))
 
     # -- sample by sample
 

@@ -47,7 +47,10 @@ class SampleNorms:
         def norm(point: Any, seed: Any, *sample: Any) -> Any:
             values = dict(zip(closed.jaxpr.constvars, closed.consts, strict=True))
             values |= dict(zip(closed.jaxpr.invars, jax.tree.leaves((point, seed, *sample)), strict=True))
-            read = lambda v: v.val if isinstance(v, jex.Literal) else values[v]
+
+            def read(v: Any) -> Any:
+                return v.val if isinstance(v, jex.Literal) else values[v]
+
             for eqn in closed.jaxpr.eqns:
                 if id(eqn) in needed and id(eqn) not in left_out:
                     values |= dict(zip(eqn.outvars, bind(eqn, [read(v) for v in eqn.invars]), strict=True))

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from crelle._errors import CrelleValueError, describe
 from crelle.backends.torch import run
 from crelle.backends.torch.sample_norms import SampleNorms
 from crelle.operators._losses import Form
@@ -84,7 +85,16 @@ def _cross_entropy(
         if target.shape != others:
             return None
         kept = target != ignore_index
-        own = weights[torch.where(kept, target, 0)] * kept
+        try:
+            own = weights[torch.where(kept, target, 0)] * kept
+        except IndexError:
+            raise CrelleValueError(
+                describe(
+                    f"cross_entropy: the target holds a class beyond the {classes} of the outputs",
+                    called=f"outputs {run.type_of(outputs)}, target {run.type_of(target)} up to {int(target.max())}",
+                    expected=f"integers from 0 to {classes - 1}, or ignore_index={ignore_index}",
+                )
+            ) from None
         mass = (1 - label_smoothing) * own + label_smoothing * weights.mean() * kept
         count = own.sum()
     scale = mass / count if reduction == "mean" else mass

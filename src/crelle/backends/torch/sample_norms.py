@@ -95,4 +95,4 @@ def _without_products(module: fx.GraphModule) -> int:
 def _is_thin(a: fx.Node, b: fx.Node) -> bool:
     """Whether the norm of a b takes less by way of aᵀa and b bᵀ."""
     (p, k), (_, q) = a.meta["spec"].shape, b.meta["spec"].shape
-    return k * (p + q) < p * q
+    return bool(k * (p + q) < p * q)
