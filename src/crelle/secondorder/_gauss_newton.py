@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from crelle._transforms import jacobian
+from crelle.operators._derivatives import JacobianOperator
 from crelle.operators.solve import Solution
 
 
@@ -66,7 +67,7 @@ def gauss_newton_step(
     >>> print(found.step.round(3))
     [ 2.2   -4.84]
     """
-    operator = jacobian(residual).at(x, *args)
+    operator = cast(JacobianOperator, jacobian(residual).at(x, *args))
     space = operator.codomain
     form, leaves = space.enter(operator.value, lambda: f"gauss_newton_step({operator!r})")
     r = space.block(form, leaves)

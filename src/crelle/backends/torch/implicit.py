@@ -26,7 +26,8 @@ def implicit(equation: Equation) -> Callable[..., Any]:
         equations, spec = pytree.tree_flatten(equation.residual(x, *args))
         verify_sizes(equation, tuple(map(type_of, leaves)), tuple(map(type_of, equations)))
         system = _System(equation, x, plain, tree, spec)
-        return pytree.tree_unflatten(list(_Solution.apply(system, len(leaves), *leaves, *equations)), tree)
+        hung = _Solution.apply(system, len(leaves), *leaves, *equations)  # type: ignore[no-untyped-call]
+        return pytree.tree_unflatten(list(hung), tree)
 
     return solution
 
@@ -69,7 +70,8 @@ class _Solution(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Any:
         found = [-leaf for leaf in ctx.system.solve(list(grads), True)]
         if torch.is_grad_enabled():
-            found = [leaf + _Once.apply(f) for leaf, f in zip(found, ctx.saved_tensors, strict=True)]
+            once: Any = _Once.apply
+            found = [leaf + once(f) for leaf, f in zip(found, ctx.saved_tensors, strict=True)]
         return None, None, *[None] * ctx.count, *found
 
     @staticmethod

@@ -98,7 +98,7 @@ def linear(apply: Callable[[Any], Any], transposed: Callable[[Any], Any], block:
     """With the adjoint as its reverse pass."""
     if not (block.requires_grad and torch.is_grad_enabled()):
         return apply(block)
-    return _Linear.apply(block, apply, transposed)
+    return _Linear.apply(block, apply, transposed)  # type: ignore[no-untyped-call]
 
 
 class _Linear(torch.autograd.Function):

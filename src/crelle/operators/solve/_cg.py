@@ -32,7 +32,8 @@ class ConjugateGradients:
         """One step."""
         compiled = system.vectors.compiled
         x, r, bad = compiled(_advance)(s, system.push(s.p))
-        return compiled(_turn)(s, x, r, system.precondition(r), bad)
+        state: State = compiled(_turn)(s, x, r, system.precondition(r), bad)
+        return state
 
     def report(self, s: State) -> Any:
         """[4, k]: ‖r‖, no measure of optimality, no scale, and whether pᵀA p ≤ 0 was met."""

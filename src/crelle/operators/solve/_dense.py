@@ -35,10 +35,7 @@ class Factorised:
             raise NonFinite(min(operator.shape))
         self.damping = damping
         m, n = self.matrix.shape
-        if m != n or damping:
-            self.how, self._solve = "least squares", self._least_squares
-        else:
-            self.how, self._solve = self._square(operator)
+        self.how, self._solve = self._square(operator) if m == n and not damping else self._rectangular()
 
     def solve(self, b: Any) -> Any:
         """x [k, n] of b [k, m].
@@ -82,10 +79,12 @@ class Factorised:
 
         return "LU", solve
 
-    def _least_squares(self, b: Any) -> Any:
+    def _rectangular(self) -> tuple[str, Callable[[Any], Any]]:
         n = self.matrix.shape[1]
-        matrix = self.matrix
-        if self.damping:
-            matrix = np.vstack([matrix, self.damping**0.5 * np.eye(n, dtype=matrix.dtype)])
-            b = np.vstack([b, np.zeros((n, b.shape[1]), b.dtype)])
-        return np.linalg.lstsq(matrix, b, rcond=None)[0]
+        below = n if self.damping else 0
+        matrix = np.vstack([self.matrix, self.damping**0.5 * np.eye(below, n, dtype=self.matrix.dtype)])
+
+        def solve(b: Any) -> Any:
+            return np.linalg.lstsq(matrix, np.vstack([b, np.zeros((below, b.shape[1]), b.dtype)]), rcond=None)[0]
+
+        return "least squares", solve

@@ -53,7 +53,8 @@ class LeastSquares:
         compiled = system.vectors.compiled
         u, beta = compiled(_normalised)(system.push(s.v), s.alpha, s.u)
         v, alpha = compiled(_normalised)(system.pull(u), beta, s.v)
-        return compiled(_turn)(s, u, v, alpha, beta)
+        state: State = compiled(_turn)(s, u, v, alpha, beta)
+        return state
 
     def report(self, s: State) -> Any:
         """[4, k]: about ‖r‖, about ‖Aᵀr‖ / (‖A‖ ‖r‖), about ‖A‖, and nothing that could go wrong."""

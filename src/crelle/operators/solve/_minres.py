@@ -49,7 +49,8 @@ class MinimalResiduals:
         compiled = system.vectors.compiled
         v = s.y / safe(s.beta)
         alfa, r2 = compiled(_lanczos)(s, v, system.push(v))
-        return compiled(_turn)(s, v, alfa, r2, system.precondition(r2))
+        state: State = compiled(_turn)(s, v, alfa, r2, system.precondition(r2))
+        return state
 
     def report(self, s: State) -> Any:
         """[4, k]: about ‖r‖, about ‖A r‖ / (‖A‖ ‖r‖), no scale, and whether the preconditioner is indefinite."""

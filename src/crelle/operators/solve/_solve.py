@@ -140,9 +140,10 @@ class Solver:
                          try_="scale the unknowns; or A.gram().shifted(damping) with method='cg'")
             )  # fmt: skip
         else:
-            if self.method in ("cg", "minres") and not self.operator._symmetry_verified:
+            if self.method in ("cg", "minres"):
+                before = self.operator._symmetry_verified
                 verify_symmetry(self.operator, self.what.rpartition(".")[2])
-                self.products += 2 if self.operator._symmetry_verified else 0
+                self.products += 2 * (self.operator._symmetry_verified - before)
             self._preconditioner = preconditioner_of(self.operator, self.given, self.what, self.method)
             self.products += 0 if self._preconditioner is None else self._preconditioner.products
         self._is_prepared = True
