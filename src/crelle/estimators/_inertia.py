@@ -127,10 +127,20 @@ def _sparse_hessian(operator: Any) -> Any:
         pattern = hessian(call.f, **options).pattern(*call.args, **call.kwargs)
         if pattern.nnz > _SPARSE * n * n:
             return None
-        found = hessian(call.f, format="csc", flatten=True, **options)(*call.args, **call.kwargs)
+        with np.errstate(all="ignore"):
+            found = hessian(call.f, format="csc", flatten=True, **options)(*call.args, **call.kwargs)
     except CrelleError:  # it cannot be traced, or is too large: products are what there is
         return None
-    return (found[0] if call.request.has_aux else found).astype(float)
+    matrix = (found[0] if call.request.has_aux else found).astype(float)
+    if not np.isfinite(matrix.data).all():
+        raise CrelleValueError(
+            describe(
+                f"{operator!r}: the matrix holds NaN or infinity",
+                likely="the function or its derivative overflows or is undefined at this point",
+                try_="another point, or float64",
+            )
+        )
+    return matrix
 
 
 class _Unsafe(Exception):
