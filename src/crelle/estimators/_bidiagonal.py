@@ -58,22 +58,23 @@ class Bidiagonal(Growing):
         twice = len(coupled) > 1
         v, size, rows = self._directions[chain], self.size, self.left.count
         try:
-            for _ in range(min(steps, self._operator.shape[1] - size - len(others))):
-                w = self._operator._products(v[None])[0]
-                if before is not None:
-                    w = w - before[1] * before[0]
-                for _ in range(1 + twice):
-                    w = self.left.project_out(w)
-                u, alpha = self._normalised(w)
-                z = self._operator._adjoint_products(u[None])[0] - alpha * v
-                self.products += 2
-                self.basis.append(v)
-                self.left.append(u)
-                overlaps = [other @ z for other in others]
-                direction, beta = self._normalised(self.basis.project_out(self._outside(z, others)))
-                records.append((alpha, beta, *overlaps))
-                before, v, twice = (u, beta), direction, False
-                self._directions[chain] = direction
+            with np.errstate(all="ignore"):  # what is not finite is named below
+                for _ in range(min(steps, self._operator.shape[1] - size - len(others))):
+                    w = self._operator._products(v[None])[0]
+                    if before is not None:
+                        w = w - before[1] * before[0]
+                    for _ in range(1 + twice):
+                        w = self.left.project_out(w)
+                    u, alpha = self._normalised(w)
+                    z = self._operator._adjoint_products(u[None])[0] - alpha * v
+                    self.products += 2
+                    self.basis.append(v)
+                    self.left.append(u)
+                    overlaps = [other @ z for other in others]
+                    direction, beta = self._normalised(self.basis.project_out(self._outside(z, others)))
+                    records.append((alpha, beta, *overlaps))
+                    before, v, twice = (u, beta), direction, False
+                    self._directions[chain] = direction
         finally:
             alive = self._record(records, chain, size, rows)
         return alive
@@ -132,7 +133,7 @@ class Bidiagonal(Growing):
         self.coupling, self._known = self.coupling @ left[:, pairs], None
 
     def vectors(self, places: Any) -> tuple[Any, Any]:
-        """(left [k, m], right [k, n]): singular vectors; those of U are less where A has null vectors."""
+        """(left [k, m], right [k, n]): singular vectors; those of U are fewer where A has null vectors, or ``None``."""
         left, right = self.ritz()[2]
         pairs = places[places < len(left)]
         return self.left.combine(left[:, pairs].T), self.basis.combine(right[:, places].T)

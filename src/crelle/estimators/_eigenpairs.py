@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from crelle.operators._operator import Operator
 
-RTOL = 1e-3
+RTOL = 3e-4
 
 
 def _ends(values: Floats, k: int) -> Indices:

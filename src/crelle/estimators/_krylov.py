@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 #: A direction is rounding, and the space invariant, if its norm is this many units of the largest entry.
-_ROUNDING = 8.0
+_ROUNDING = 32.0
 #: Relative error of products with derivatives of NumPy functions, which are differences.
 _DIFFERENCES = 1e-7
 
@@ -157,21 +157,22 @@ class Krylov(Growing):
         twice = len(coupled) > 1
         q, size = self._directions[chain], self.size
         try:
-            for _ in range(min(steps, self._operator.shape[0] - size - len(others))):
-                w = self._operator._products(q[None])[0]
-                self.products += 1
-                alpha = q @ w
-                w = w - alpha * q
-                if before is not None:
-                    w = w - before[1] * before[0]
-                self.basis.append(q)
-                overlaps = [other @ w for other in others]
-                for _ in range(1 + twice):
-                    w = self.basis.project_out(self._outside(w, others))
-                direction, beta = self._normalised(w)
-                records.append((alpha, beta, *overlaps))
-                before, q, twice = (q, beta), direction, False
-                self._directions[chain] = direction
+            with np.errstate(all="ignore"):  # what is not finite is named below
+                for _ in range(min(steps, self._operator.shape[0] - size - len(others))):
+                    w = self._operator._products(q[None])[0]
+                    self.products += 1
+                    alpha = q @ w
+                    w = w - alpha * q
+                    if before is not None:
+                        w = w - before[1] * before[0]
+                    self.basis.append(q)
+                    overlaps = [other @ w for other in others]
+                    for _ in range(1 + twice):
+                        w = self.basis.project_out(self._outside(w, others))
+                    direction, beta = self._normalised(w)
+                    records.append((alpha, beta, *overlaps))
+                    before, q, twice = (q, beta), direction, False
+                    self._directions[chain] = direction
         finally:
             alive = self._record(records, chain, size)
         return alive
