@@ -45,7 +45,7 @@ def gauss_newton_step(
     of ``predicted``, raise λ otherwise.
 
     Args:
-        residual: r(x, *args), an array or a tree of arrays; the loss is ½‖r‖².
+        residual: ``r(x, *args)``, an array or a tree of arrays; the loss is ½‖r‖².
         x: an array or a tree of arrays.
         args: further arguments, held fixed.
         damping: λ.
