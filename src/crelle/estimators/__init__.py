@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from crelle.estimators._curvature import Curvature
 from crelle.estimators._density import Curve, Outlier, SpectralDensity
 from crelle.estimators._diagonal import VectorEstimate
 from crelle.estimators._eigenpairs import Eigenpairs
@@ -11,6 +12,7 @@ from crelle.estimators._logdet import LogDeterminant
 from crelle.estimators._singular import SingularTriplets
 
 __all__ = [
+    "Curvature",
     "Curve",
     "Eigenpairs",
     "Estimate",

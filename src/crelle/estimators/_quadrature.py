@@ -274,7 +274,8 @@ def _nearest(rule: Rule, value: float) -> int:
 def gaps(nodes: Floats) -> Floats:
     """For each of some rising numbers, how far the nearest other one is; infinity for one alone."""
     between = np.diff(nodes)
-    return np.minimum(np.append(between, np.inf), np.append(np.inf, between))[: len(nodes)]
+    nearest: Floats = np.minimum(np.append(between, np.inf), np.append(np.inf, between))
+    return nearest[: len(nodes)]
 
 
 def converged(nodes: Floats, residuals: Floats) -> Flags:
