@@ -70,6 +70,8 @@ class Transposed(Operator):
 class Sum(Operator):
     """A + B + ..., of operators of the same shape."""
 
+    terms: tuple[Operator, ...]
+
     def __init__(self, *terms: Operator) -> None:
         terms = tuple(part for term in terms for part in (term.terms if isinstance(term, Sum) else (term,)))
         first, *rest = terms
