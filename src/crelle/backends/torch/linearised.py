@@ -95,8 +95,11 @@ class TorchLinearised:
     def rows(self, block: Tensor, transposed: bool) -> Tensor:
         """The products, unrecorded."""
         transposed = transposed and not self._hessian
-        parts = [(factor, self._rows(part, transposed)) for factor, part in self._parts(block.detach(), transposed)]
-        return parts[0][1] if len(parts) == 1 else sum(factor * found for factor, found in parts)
+        (_, first), *rest = self._parts(block.detach(), transposed)
+        found = self._rows(first, transposed)
+        for factor, part in rest:
+            found = found + factor * self._rows(part, transposed)
+        return found
 
     def _parts(self, block: Tensor, transposed: bool) -> list[tuple[complex, Tensor]]:
         """Blocks b and factors c so that Σ c P(b) is the product: autograd gives the real part only for real inputs."""
