@@ -203,3 +203,14 @@ def test_nan_and_interrupts(method, monkeypatch):
     assert "interrupted" in str(found)
     with pytest.raises(KeyboardInterrupt):
         operator(1, KeyboardInterrupt).diagonal(method)
+
+
+def test_no_graph_grows_where_parameters_require_grad():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(6, 12), torch.nn.Tanh(), torch.nn.Linear(12, 3)).double()
+    x, y = torch.randn(9, 6).double(), torch.randn(9, 3).double()
+    operator = crelle.hessian(crelle.objective(model, "mse"), wrt="params").at(x, y)
+    for found in (operator.diagonal("hutchinson"), operator.diagonal("xdiag", rtol=None), operator.row_norms()):
+        assert not found.value.requires_grad
+        assert not found.stderr.requires_grad
+    assert set(operator.diagonal().tree) == set(dict(model.named_parameters()))

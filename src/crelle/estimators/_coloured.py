@@ -14,12 +14,15 @@ from crelle.operators._vectors import vectors_of
 if TYPE_CHECKING:
     from crelle.operators._operator import Operator
     from crelle.pattern import SparsityPattern
+    from crelle.tangent.program import TangentProgram
 
-#: The pattern is looked for if one product has at most this many operations, and the matrix this many entries a row:
-#: it would take longer than the products that it saves.
-MOST_FLOPS, _MOST_ENTRIES = 3e6, 64
-#: Index sets of one operation may have this many entries, beside ``_MOST_ENTRIES`` a row.
-_INDEX_SETS = 1_000_000
+#: The pattern is looked for if one product takes at most this many operations, and so many for each row and column:
+#: else it would take longer than the products that it saves.
+MOST_FLOPS, _MOST_FLOPS_A_LINE = 2e6, 16
+#: ... and is of use with at most this many entries a line.
+_MOST_ENTRIES = 32
+#: Index sets of one operation may have this many entries, and so many for each row and column.
+_INDEX_SETS, _INDEX_SETS_A_LINE = 1_000_000, 8
 
 
 def pattern_of(operator: Operator) -> SparsityPattern | None:
@@ -52,15 +55,21 @@ def _of_derivative(operator: Any) -> SparsityPattern | None:
     from crelle.tangent.sparsity import TooDense, detect
 
     call = operator._call
-    rows = max(sum(operator.shape), 1)
+    lines = sum(operator.shape)
     try:
         program = call.backend.tangent_program(call)
-        if program.cost().flops > MOST_FLOPS + _MOST_ENTRIES * rows:
+        if flops_of(program) > MOST_FLOPS + _MOST_FLOPS_A_LINE * lines:
             return None
-        found = detect(program, _MOST_ENTRIES * rows, _INDEX_SETS + _MOST_ENTRIES * rows)
+        found = detect(program, _MOST_ENTRIES * lines, _INDEX_SETS + _INDEX_SETS_A_LINE * lines)
     except (CrelleError, TooDense):  # it cannot be traced, or is dense: products are what there is
         return None
     return from_detected(found) if found.shape == operator.shape else None
+
+
+def flops_of(program: TangentProgram) -> float:
+    """Operations of one product."""
+    cost = program.cost()
+    return cost.flops + cost.matmul_flops
 
 
 def diagonal_colors(pattern: SparsityPattern) -> Any:

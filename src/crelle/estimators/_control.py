@@ -17,9 +17,10 @@ import numpy as np
 from crelle._call import bind
 from crelle._errors import CrelleError, CrelleShapeError, CrelleTypeError, describe
 from crelle._request import make_request
-from crelle.estimators._coloured import MOST_FLOPS
+from crelle.estimators._coloured import MOST_FLOPS, flops_of
 from crelle.estimators._estimate import Estimate
 from crelle.estimators._hutchinson import Floats, Mean, Probes, quadratic_forms, sample, to_host
+from crelle.operators._vectors import vectors_of
 from crelle.tangent.program import Scale, TangentProgram
 from crelle.tangent.sparsity import detect
 
@@ -108,7 +109,7 @@ def is_affine_in_each(matrix: Any) -> bool:
         return False
     if not any(own & reached for own, reached in _arrays_reached(program)):
         return True
-    if program.columns > _FEW or program.cost().flops > MOST_FLOPS:
+    if program.columns > _FEW or flops_of(program) > MOST_FLOPS:
         return False
     found = detect(program)
     rows = np.repeat(np.arange(found.shape[0]), np.diff(found.indptr))
@@ -168,7 +169,9 @@ def hutchinson(probes: Probes, control: Control, rtol: float | None, limit: int)
     def differences(count: int) -> Iterator[Floats]:
         for block, found in probes.chunks(count):
             ours = probes.numbers((block * found).sum(1))
-            theirs = probes.numbers((block * control.operator._products(block)).sum(1))
+            theirs = probes.numbers(
+                (block * vectors_of(probes.operator.backend).detached(control.operator._products(block))).sum(1)
+            )
             probes.count += len(block)
             if len(plain.samples) < TRIAL:
                 plain.samples.extend(ours.tolist())

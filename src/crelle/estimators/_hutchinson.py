@@ -64,10 +64,10 @@ class Probes:
             yield block, self.times(block)
 
     def times(self, block: Any, transposed: bool = False) -> Any:
-        """A v (or Aᵀ v) for each row, counted."""
+        """A v (or Aᵀ v) for each row, counted; numbers alone: a graph would grow with every product."""
         found = self.operator._adjoint_products(block) if transposed else self.operator._products(block)
         self.count += len(block)
-        return found
+        return vectors_of(self.operator.backend).detached(found)
 
     def numbers(self, values: Any) -> Floats:
         """Numbers of the last products on the host, one for each.

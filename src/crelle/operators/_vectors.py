@@ -76,6 +76,10 @@ class Vectors(Protocol):
         """An array of the framework, with the dtype and device of another, from the host."""
         ...
 
+    def detached(self, block: Any) -> Any:
+        """The numbers of a block, without the graph that PyTorch hangs on products of parameters that require grad."""
+        ...
+
     def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """A function of arrays, defined at the top of a module, compiled where the framework compiles."""
         ...

@@ -89,6 +89,11 @@ def from_host(values: Any, like: Any) -> Any:
     return jnp.asarray(values, like.dtype)
 
 
+def detached(block: Any) -> Any:
+    """As it is."""
+    return block
+
+
 @functools.cache
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """By ``jax.jit``, once."""

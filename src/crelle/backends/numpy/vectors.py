@@ -79,6 +79,11 @@ def from_host(values: Any, like: Any) -> Any:
     return np.asarray(values, like.dtype)
 
 
+def detached(block: Any) -> Any:
+    """As it is."""
+    return block
+
+
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """As it is."""
     return function

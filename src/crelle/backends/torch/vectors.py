@@ -84,6 +84,11 @@ def from_host(values: Any, like: Tensor) -> Tensor:
     return torch.as_tensor(np.array(values), dtype=like.dtype, device=like.device)
 
 
+def detached(block: Tensor) -> Tensor:
+    """Without its graph."""
+    return block.detach()
+
+
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """As it is."""
     return function
