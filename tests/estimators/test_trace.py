@@ -350,6 +350,15 @@ def test_complex():
         crelle.operator(np.ones((3, 3), complex)).trace()
 
 
+def test_inside_jit():
+    @jax.jit
+    def f(x):
+        return crelle.jacobian(jnp.sin).at(x).trace("hutchinson", budget=2).value
+
+    with pytest.raises(crelle.CrelleTypeError, match="outside of them"):
+        f(jnp.ones(3))
+
+
 def test_xnystrace_needs_a_psd_matrix():
     with pytest.raises(crelle.CrelleTypeError, match="xtrace"):
         crelle.operator(matrix(spectrum("slow")), symmetric=True).trace("xnystrace")

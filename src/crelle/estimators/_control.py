@@ -164,14 +164,14 @@ def control_of(operator: Operator, given: Any) -> Control:
 def hutchinson(probes: Probes, control: Control, rtol: float | None, limit: int) -> Estimate:
     """tr G + E zᵀ(H - G)z, if that varies less for its price than zᵀHz does: four probes say whether it is trusted."""
     plain, rest = Mean(), Mean(control.trace)
+    vectors = vectors_of(probes.operator.backend)
     factor = 2  # products for a probe: one with H, one with G
 
     def differences(count: int) -> Iterator[Floats]:
         for block, found in probes.chunks(count):
             ours = probes.numbers((block * found).sum(1))
-            theirs = probes.numbers(
-                (block * vectors_of(probes.operator.backend).detached(control.operator._products(block))).sum(1)
-            )
+            known = vectors.detached(control.operator._products(block))
+            theirs = probes.numbers((block * known).sum(1))
             probes.count += len(block)
             if len(plain.samples) < TRIAL:
                 plain.samples.extend(ours.tolist())

@@ -74,7 +74,16 @@ class Probes:
 
         Raises:
             CrelleValueError: one is NaN or infinite.
+            CrelleTypeError: they are traced.
         """
+        if vectors_of(self.operator.backend).is_traced(values):
+            raise CrelleTypeError(
+                describe(
+                    f"{self.operator!r}.{self.what}: no numbers to look at, inside of jit, vmap or grad",
+                    expected="to be called outside of them: an estimate is a number with an error",
+                    try_="z @ (A @ z) for a vector z of random signs: an estimate of the trace without bias",
+                )
+            )
         found = to_host(self.operator, values)
         bad = np.flatnonzero(~np.isfinite(found))
         if len(bad):
