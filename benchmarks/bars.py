@@ -201,6 +201,8 @@ BARS: tuple[Bar, ...] = (
     Bar("JAX, H v kept: jitted jvp(grad)", ("operators-jax-product*",), 1 / 1.4, "×", against("jit(jvp(grad))")),
     Bar("JAX, H V kept: better of loop and vmap", ("operators-jax-block",), 1.15, "×", best_ratio),
     Bar("JAX, J v of a small function: jitted linear function", ("operators-jax-small",), 3.0, "×", best_ratio),
+    Bar("PyTorch, ten largest eigenvalues, time: curvlinops", ("spectra-torch-eigenvalues",), 0.6, "×", peer_ratio),
+    Bar("PyTorch, ten largest eigenvalues, 20 seeds: error", ("spectra-torch-missed",), 1e-3, "", quantity),
     Bar("PyTorch, spectral density 10 × 30, time: curvlinops", ("spectra-torch-density",), 1 / 2.5, "×", peer_ratio),
     Bar("PyTorch, moments of the density: standard errors off", ("spectra-torch-moments",), 1.5, "", quantity),
     Bar("choice against the best of all: worst", ("choice-*",), 1.5, "×", regret),

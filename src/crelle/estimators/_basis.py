@@ -9,7 +9,7 @@ import numpy as np
 from crelle.operators._vectors import Vectors
 
 #: Rows of a block: shapes do not change from step to step, so that one compilation serves all.
-ROWS = 8
+ROWS = 16
 
 
 class Basis:

@@ -188,7 +188,8 @@ def _with_rounding(operator: Operator, first: Any, values: Floats, residuals: Fl
     """The residuals with what rounding adds, as seen at the first vector [1, n]: ‖A v - λ v‖ above its bound."""
     gap = (operator._products(first) - float(values[0]) * first)[0]
     seen = float(np.asarray(operator.backend.to_host((gap * gap).sum()), float)) ** 0.5
-    return np.hypot(residuals, np.sqrt(max(seen**2 - float(residuals[0]) ** 2, 0.0)))
+    together: Floats = np.hypot(residuals, max(seen**2 - float(residuals[0]) ** 2, 0.0) ** 0.5)
+    return together
 
 
 def _dense(operator: Operator, what: str, k: int, which: str, rtol: float, vectors: bool) -> Eigenpairs:

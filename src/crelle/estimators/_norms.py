@@ -20,6 +20,9 @@ from crelle.operators._vectors import Source
 if TYPE_CHECKING:
     from crelle.operators._operator import Operator
 
+#: seed, key, generator.
+Random = tuple[Any, Any, Any]
+
 RTOL = 1e-3
 #: Products of a condition number, where no budget is given.
 COND_PRODUCTS = 400
@@ -44,11 +47,11 @@ def norm(
     if not min(operator.shape):
         return Estimate(0.0, 0.0, 0, "an empty matrix")
     if ord == 2:
-        return _spectral(operator, rtol, budget, seed, key, generator)
-    return _nuclear(operator, rtol, budget, seed, key, generator)
+        return _spectral(operator, rtol, budget, (seed, key, generator))
+    return _nuclear(operator, rtol, budget, (seed, key, generator))
 
 
-def _spectral(operator: Operator, rtol: float | None, budget: int | None, *random: Any) -> Estimate:
+def _spectral(operator: Operator, rtol: float | None, budget: int | None, random: Random) -> Estimate:
     """|λ| or σ of the largest size, with the residual as error."""
     what = "norm(2)"
     found: Any
@@ -63,7 +66,7 @@ def _spectral(operator: Operator, rtol: float | None, budget: int | None, *rando
     return Estimate(abs(float(found.values[0])), error, found.products, found.method, found.partial, notes)
 
 
-def _nuclear(operator: Operator, rtol: float | None, budget: int | None, *random: Any) -> Estimate:
+def _nuclear(operator: Operator, rtol: float | None, budget: int | None, random: Random) -> Estimate:
     """Σ σ: of a dense matrix, or n times the mean square root over the eigenvalues of the smaller of AᵀA and AAᵀ."""
     verify_real(operator, 'norm("nuc")')
     m, n = operator.shape

@@ -64,10 +64,8 @@ def draw_mass(pairs: Eigenpairs, ax: Axes | None, **kwargs: Any) -> Axes:
     if len(pairs) <= 20 and len(names) <= 40:
         for column, row in np.ndindex(mass.shape):
             share = float(mass[column, row])
-            dark = image.norm(share) > 0.55
-            ax.text(
-                column, row, f"{share:.0%}", ha="center", va="center", fontsize=7, color="white" if dark else "0.15"
-            )
+            color = "white" if share > 0.55 else "0.15"
+            ax.text(column, row, f"{share:.0%}", ha="center", va="center", fontsize=7, color=color)
     ax.set_yticks(range(len(names)), names, fontsize=8)
     step = max(1, -(-len(pairs) // 20))
     ax.set_xticks(

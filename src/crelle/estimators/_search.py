@@ -179,7 +179,8 @@ class Search:
 
     def _allowed(self, values: Floats) -> Floats:
         near_zero = self._space.epsilon ** (2 / 3) * self._space.scale  # as ARPACK does: relative to nothing is nothing
-        return np.maximum(self._rtol * np.maximum(np.abs(values), near_zero), self._floor)
+        allowed: Floats = np.maximum(self._rtol * np.maximum(np.abs(values), near_zero), self._floor)
+        return allowed
 
     def _seed(self) -> bool:
         return self._space.seed(self._source.normal(1, self._n)[0])
