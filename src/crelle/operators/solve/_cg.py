@@ -24,9 +24,8 @@ class ConjugateGradients:
 
     def start(self, system: System, r: Any) -> State:
         """x = 0."""
-        z = system.precondition(r)
-        rz = dot(r, z)
-        return State(r * 0, r, z, rz, rz < 0)
+        state: State = system.vectors.compiled(_start)(r, system.precondition(r))
+        return state
 
     def step(self, system: System, s: State) -> State:
         """One step."""
@@ -35,10 +34,16 @@ class ConjugateGradients:
         state: State = compiled(_turn)(s, x, r, system.precondition(r), bad)
         return state
 
-    def report(self, s: State) -> Any:
-        """[4, k]: ‖r‖, no measure of optimality, no scale, and whether pᵀA p ≤ 0 was met."""
+    @staticmethod
+    def report(s: State) -> Any:
+        """[k] each: ‖r‖, no measure of optimality, no scale, and whether pᵀA p ≤ 0 was met."""
         size = norm(s.r)[:, 0]
         return size, size * 0 + 1, size * 0, s.bad[:, 0] + size * 0
+
+
+def _start(r: Any, z: Any) -> State:
+    rz = dot(r, z)
+    return State(r * 0, r, z, rz, rz < 0)
 
 
 def _advance(s: State, q: Any) -> tuple[Any, Any, Any]:

@@ -41,12 +41,8 @@ class LeastSquares:
         """x = 0."""
         beta = norm(r)
         u = r / safe(beta)
-        v = system.pull(u)
-        alpha = norm(v)
-        v = v / safe(alpha)
-        one, zero = beta * 0 + 1, beta * 0
-        return State(v * 0, u, v, v, v * 0, alpha, alpha, zero, alpha * beta, one, one, one, zero, beta, zero,
-                     one, zero, zero, alpha**2, beta)  # fmt: skip
+        state: State = system.vectors.compiled(_start)(u, beta, system.pull(u))
+        return state
 
     def step(self, system: System, s: State) -> State:
         """One step."""
@@ -56,11 +52,20 @@ class LeastSquares:
         state: State = compiled(_turn)(s, u, v, alpha, beta)
         return state
 
-    def report(self, s: State) -> Any:
-        """[4, k]: about ‖r‖, about ‖Aᵀr‖ / (‖A‖ ‖r‖), about ‖A‖, and nothing that could go wrong."""
+    @staticmethod
+    def report(s: State) -> Any:
+        """[k] each: about ‖r‖, about ‖Aᵀr‖ / (‖A‖ ‖r‖), about ‖A‖, and nothing that could go wrong."""
         size = s.normr[:, 0]
         scale = s.norm2[:, 0] ** 0.5
         return size, abs(s.zetabar[:, 0]) / safe(scale * size), scale, size * 0
+
+
+def _start(u: Any, beta: Any, product: Any) -> State:
+    alpha = norm(product)
+    v = product / safe(alpha)
+    one, zero = beta * 0 + 1, beta * 0
+    return State(v * 0, u, v, v, v * 0, alpha, alpha, zero, alpha * beta, one, one, one, zero, beta, zero,
+                 one, zero, zero, alpha**2, beta)  # fmt: skip
 
 
 def _normalised(product: Any, factor: Any, before: Any) -> tuple[Any, Any]:

@@ -36,13 +36,8 @@ class MinimalResiduals:
 
     def start(self, system: System, r: Any) -> State:
         """x = 0."""
-        y = system.precondition(r)
-        square = dot(r, y)
-        beta = abs(square) ** 0.5
-        zero, zeros = beta * 0, r * 0
-        # phibar is the norm of the residual in the norm of M: `weight` makes it comparable with plain norms
-        return State(zeros, zeros, zeros, zeros, r, y, zero + 1, beta, zero, zero, beta, zero - 1, zero, zero,
-                     zero + 1, norm(r) / safe(beta), square < 0)  # fmt: skip
+        state: State = system.vectors.compiled(_start)(r, system.precondition(r))
+        return state
 
     def step(self, system: System, s: State) -> State:
         """One step."""
@@ -52,11 +47,21 @@ class MinimalResiduals:
         state: State = compiled(_turn)(s, v, alfa, r2, system.precondition(r2))
         return state
 
-    def report(self, s: State) -> Any:
-        """[4, k]: about ‖r‖, about ‖A r‖ / (‖A‖ ‖r‖), no scale, and whether the preconditioner is indefinite."""
+    @staticmethod
+    def report(s: State) -> Any:
+        """[k] each: about ‖r‖, about ‖A r‖ / (‖A‖ ‖r‖), no scale, and whether the preconditioner is indefinite."""
         size = (abs(s.phibar) * s.weight)[:, 0]
         optimality = (s.root / safe(s.tnorm2**0.5))[:, 0]
         return size, optimality, size * 0, s.bad[:, 0] + size * 0
+
+
+def _start(r: Any, y: Any) -> State:
+    square = dot(r, y)
+    beta = abs(square) ** 0.5
+    zero, zeros = beta * 0, r * 0
+    # phibar is the norm of the residual in the norm of M: `weight` makes it comparable with plain norms
+    return State(zeros, zeros, zeros, zeros, r, y, zero + 1, beta, zero, zero, beta, zero - 1, zero, zero,
+                 zero + 1, norm(r) / safe(beta), square < 0)  # fmt: skip
 
 
 def _lanczos(s: State, v: Any, q: Any) -> tuple[Any, Any]:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from crelle.operators.solve._system import System
+from crelle.operators.solve._system import System, norm
 
 #: Steps without progress after which a round ends, unless there are more unknowns.
 _PATIENCE = 100
@@ -56,7 +56,8 @@ class Recurrence(Protocol):
 
     def step(self, system: System, s: Any) -> Any: ...
 
-    def report(self, s: Any) -> Any: ...
+    @staticmethod
+    def report(s: Any) -> Any: ...
 
 
 class Method(Protocol):
@@ -91,7 +92,7 @@ class Stepped:
         method, k = self.recurrence, len(r)
         rows, scale, bad, done = np.arange(k), np.zeros(k), np.zeros(k, bool), np.zeros(k, bool)
         left: list[tuple[Any, Any]] = []
-        state = method.start(system, r)
+        state, reported = method.start(system, r), system.vectors.compiled(type(method).report)
         best, since, patience = (
             np.full(k, np.inf),
             np.zeros(k, int),
@@ -105,7 +106,7 @@ class Stepped:
                 for _ in range(watch.every):
                     state = method.step(system, state)
                 steps += watch.every
-                report = np.asarray(watch.to_host(system.vectors.stack(method.report(state))), float)
+                report = np.asarray(watch.to_host(system.vectors.stack(reported(state))), float)
                 active = ~done[rows]
                 size, optimality, found, wrong = report
                 finite(report[:, active], watch, system.products)
@@ -169,7 +170,7 @@ def solved(method: Method, system: System, b: Any, x: Any, started: bool, rtol: 
     """
     k = len(b)
     least = method.name == "lsmr"
-    size_b = _norms(b, watch)
+    size_b = _norms(system, b, watch)
     result = Outcome(x, np.zeros(k), np.full(k, np.nan), size_b == 0, np.zeros(k, bool), np.zeros(k, bool))
     if (size_b == 0).any() and started:
         keep = np.flatnonzero(size_b > 0)
@@ -178,9 +179,9 @@ def solved(method: Method, system: System, b: Any, x: Any, started: bool, rtol: 
     goal = rtol * size_b
     try:
         r = b - system.push(x) if started else b
-        size = _norms(r, watch)
+        size = _norms(system, r, watch)
         finite(size, watch, system.products)
-        result.residual = _norms(system.undamped(r), watch) / scale_b
+        result.residual = _norms(system, system.undamped(r), watch) / scale_b
         result.converged = result.converged | (size <= goal)
         while True:
             rows = np.flatnonzero(~(result.converged | result.bad | result.stagnated))
@@ -190,10 +191,10 @@ def solved(method: Method, system: System, b: Any, x: Any, started: bool, rtol: 
             found = method.run(system, part, 0.9 * goal[rows], rtol, watch)
             new_x = (x if len(rows) == k else x[rows]) + found.x
             new_r = (b if len(rows) == k else b[rows]) - system.push(new_x)
-            new = _norms(new_r, watch)
+            new = _norms(system, new_r, watch)
             finite(new, watch, system.products)
             if least:
-                gradient = _norms(system.pull(new_r), watch)
+                gradient = _norms(system, system.pull(new_r), watch)
                 below = np.where((found.scale * new) == 0, 1, found.scale * new)
                 result.optimality[rows] = gradient / below
                 # the residual itself may be all rounding: its gradient is, too
@@ -209,7 +210,7 @@ def solved(method: Method, system: System, b: Any, x: Any, started: bool, rtol: 
             result.bad[rows] = found.bad
             x, r = _replaced(system, x, rows, new_x), _replaced(system, r, rows, new_r)
             size[rows] = new
-            result.residual[rows] = _norms(system.undamped(new_r), watch) / scale_b[rows]
+            result.residual[rows] = _norms(system, system.undamped(new_r), watch) / scale_b[rows]
             result.converged[rows] |= new <= goal[rows]
             result.optimality[rows[new <= goal[rows]]] = np.nan
             result.x, result.partial = x, found.partial
@@ -236,5 +237,5 @@ def _replaced(system: System, block: Any, rows: Any, new: Any) -> Any:
     return assembled(system, [(others, block[others]), (rows, new)])
 
 
-def _norms(block: Any, watch: Watch) -> Any:
-    return np.asarray(watch.to_host((abs(block) ** 2).sum(1)), float) ** 0.5
+def _norms(system: System, block: Any, watch: Watch) -> Any:
+    return np.array(watch.to_host(system.vectors.compiled(norm)(block)), float)[:, 0]
