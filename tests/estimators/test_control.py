@@ -196,6 +196,40 @@ def test_a_gauss_newton_matrix_knows_its_trace():
     assert found.value == pytest.approx(true_trace(matrix), rel=1e-9)
 
 
+class Mixing(nn.Module):
+    """Outputs that depend on other samples."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last = nn.Linear(INPUTS, 25).double(), nn.Linear(25, CLASSES).double()
+
+    def forward(self, x):
+        hidden = torch.tanh(self.first(x))
+        return self.last(hidden - hidden.mean(0))
+
+
+def test_samples_that_depend_on_each_other():
+    model, x, y = trained(Mixing(), steps=5)
+    matrix, operator = crelle.ggn(model, F.cross_entropy).at(x, y), hessian_of(model, x, y)
+    for found, truth in ((matrix.trace(), true_trace(matrix)), (operator.trace(), true_trace(operator))):
+        assert found.products <= 100
+        assert abs(found.value - truth) < 4 * found.stderr
+    with pytest.raises(crelle.CrelleTypeError, match="depend on other samples"):
+        operator.trace(control=matrix)
+
+
+def test_over_a_data_set():
+    model, x, y = trained(network(nn.Tanh, 14), steps=5)
+    batches = [(x[:20], y[:20]), (x[20:], y[20:])]
+    matrix = crelle.ggn(model, F.cross_entropy).at(data=batches)
+    operator = crelle.hessian(crelle.objective(model, F.cross_entropy), wrt="params").at(data=batches)
+    assert matrix.trace().value == pytest.approx(true_trace(matrix), rel=1e-9)
+    assert matrix.trace().products == CLASSES
+    found = operator.trace(control=matrix)
+    assert abs(found.value - true_trace(operator)) < 4 * found.stderr
+
+
 def test_what_is_no_control_variate(rng):
     operator = crelle.operator(rng.normal(size=(5, 5)))
     with pytest.raises(crelle.CrelleTypeError, match=r"\(operator, its trace\)"):

@@ -322,7 +322,8 @@ def _xnystrace_of(probes: Probes, w: Any, y: Any, n: int) -> tuple[float, float]
         )
     values = np.maximum(values, np.finfo(np.float64).eps * values[-1])
     # A + νI ≈ Q R K Rᵀ Qᵀ with K = (WᵀAW)⁻¹, the approximation of Nyström
-    small = Nystrom(to_host(operator, r), basis / np.sqrt(values), np.linalg.inv(to_host(operator, w @ w.T)), n)
+    inverse = np.linalg.inv(to_host(operator, w @ w.T)).astype(np.float64)
+    small = Nystrom(to_host(operator, r), basis / np.sqrt(values), inverse, n)
     one = small.leave_one_out()
     return float(one.mean()) - shift * n, leave_out_error(one, small.leave_two_out())
 

@@ -99,8 +99,10 @@ def _of_gauss_newton(operator: Any, limit: int) -> Estimate | None:
     """Of a Gauss-Newton matrix itself, if it is within the limit."""
     if not hasattr(operator, "exact_trace") or operator.outputs_per_sample > limit:
         return None
-    control = _control.control_of(operator, operator)
-    return Estimate(control.trace, 0.0, control.passes, "exact, output by output")
+    value = operator.exact_trace()
+    if value is None:  # a sample's outputs depend on other samples
+        return None
+    return Estimate(float(value), 0.0, operator.outputs_per_sample, "exact, output by output")
 
 
 def _by_structure(probes: Probes, limit: int) -> Estimate | None:
