@@ -168,7 +168,8 @@ def eigsh(
             raise _inside(operator, what)
         sought = "SA"
     space, n = Krylov(operator, what), operator.shape[0]
-    search = Search(space, source_for(operator, what, seed, key, generator), n, _WANTED[sought][1], k, accuracy)
+    source, by = source_for(operator, what, seed, key, generator), np.abs if which == "LM" else np.asarray
+    search = Search(space, source, n, _WANTED[sought][1], k, accuracy, by)
     found = search.run(what, rows_allowed(operator, what, k, n), budget)
     rows = space.vectors(found.places) if vectors else None
     values, notes = found.values, found.notes

@@ -101,7 +101,12 @@ def rows_allowed(operator: Operator, what: str, k: int, size: int) -> int:
 class Search:
     """k pairs of a space: the state of one search, so that an interrupt loses nothing."""
 
-    def __init__(self, space: Spanned, source: Source, size: int, wanted: Wanted, k: int, rtol: float) -> None:
+    def __init__(
+        self, space: Spanned, source: Source, size: int, wanted: Wanted, k: int, rtol: float,
+        key: Callable[[Floats], Floats] = np.asarray,
+    ) -> None:  # fmt: skip
+        """``key``: what ``wanted`` orders by, so that 1 and -1 are no different where size counts."""
+        self._key = key
         self._space, self._source, self._n, self._wanted, self._k, self._rtol = space, source, size, wanted, k, rtol
         self._restarts, self._hits, self._guarded, self._complete = 0, 0, 0, False
 
@@ -151,7 +156,20 @@ class Search:
         self._make_room(min(GUARD, self._left))
         values, residuals, _ = space.ritz()
         places = self._wanted(values, self._k)
-        known, sure = values[places], residuals[places] + self._floor
+        known, sure = self._key(values[places]), residuals[places] + self._floor
+
+        def hit() -> bool:
+            values = space.ritz()[0]
+            return bool((np.abs(self._key(values[self._wanted(values, self._k)]) - known) > sure).any())
+
+        # once something was missed, what else is may hide in the directions of earlier looks
+        for chain in range(space.open - 1, -1, -1) if self._hits else ():
+            if self._left > 0:
+                self._make_room(min(GUARD, self._left))
+                space.extend(min(GUARD, self._left), chain)
+        self._make_room(min(GUARD, self._left))
+        if hit():
+            return True
         if not self._seed():
             self._complete = True
             return False
@@ -160,8 +178,7 @@ class Search:
             before = space.size
             alive = space.extend(min(2, self._left))
             self._guarded += space.size - before
-            values = space.ritz()[0]
-            if (np.abs(values[self._wanted(values, self._k)] - known) > sure).any():
+            if hit():
                 return True
             if not alive:
                 break
