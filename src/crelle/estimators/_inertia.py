@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from crelle._errors import CrelleError, CrelleValueError, describe
+from crelle.estimators._coloured import pattern_of
 from crelle.estimators._krylov import precision
 from crelle.estimators._pairs import dense_matrix, verify_real
 
@@ -123,10 +124,10 @@ def _sparse_hessian(operator: Any) -> Any:
     call = operator._call
     options = {"argnums": call.request.argnums, "has_aux": call.request.has_aux}
     n = operator.shape[0]
+    pattern = pattern_of(operator)
+    if pattern is None or pattern.nnz > _SPARSE * n * n:
+        return None
     try:
-        pattern = hessian(call.f, **options).pattern(*call.args, **call.kwargs)
-        if pattern.nnz > _SPARSE * n * n:
-            return None
         with np.errstate(all="ignore"):
             found = hessian(call.f, format="csc", flatten=True, **options)(*call.args, **call.kwargs)
     except CrelleError:  # it cannot be traced, or is too large: products are what there is
