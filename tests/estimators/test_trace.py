@@ -103,8 +103,8 @@ def test_stopping_when_exact_enough():
     found = operator.trace("hutchinson", rtol=0.05)
     assert found.products == _hutchinson.FIRST
     assert found.stderr <= 0.05 * found.value
-    finer = operator.trace("hutchinson", rtol=0.005, budget=10_000)
-    assert finer.stderr <= 0.005 * finer.value
+    finer = operator.trace("hutchinson", rtol=0.002, budget=10_000)
+    assert finer.stderr <= 0.002 * finer.value
     assert _hutchinson.FIRST < finer.products < 10_000
     assert operator.trace("hutchinson", rtol=None, budget=37).products == 37
     assert operator.trace("hutchinson", rtol=1e-9, budget=37).products == 37
@@ -294,11 +294,13 @@ def test_same_seed_same_value_whatever_the_chunks(method, framework, monkeypatch
 def test_key_and_generator():
     values = matrix(spectrum("slow"))
     options = {"method": "hutchinson", "rtol": None, "budget": 10}
-    by_key = crelle.operator(jnp.asarray(values)).trace(key=jax.random.key(5), **options)
-    assert by_key == crelle.operator(jnp.asarray(values)).trace(seed=5, **options)
-    generator = torch.Generator().manual_seed(5)
-    by_generator = crelle.operator(torch.as_tensor(values)).trace(generator=generator, **options)
-    assert by_generator == crelle.operator(torch.as_tensor(values)).trace(seed=5, **options)
+    operator = crelle.operator(jnp.asarray(values))
+    one, same, other = (operator.trace(key=jax.random.key(key), **options) for key in (5, 5, 6))
+    assert one == same != other
+    operator = crelle.operator(torch.as_tensor(values))
+    seeds = (torch.Generator().manual_seed(seed) for seed in (5, 5, 6))
+    one, same, other = (operator.trace(generator=generator, **options) for generator in seeds)
+    assert one == same != other
 
 
 # -- the ends, and what goes wrong

@@ -511,7 +511,7 @@ class Questions:
         >>> float(A.trace("exact", budget=None).value)
         125300.0
         >>> print(A.trace("hutchinson", seed=1))
-        125306 ± 10  (Hutchinson, 24 products)
+        125308 ± 15  (Hutchinson, 24 products)
         """
         from crelle.estimators._trace import trace
 

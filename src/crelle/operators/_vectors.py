@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from crelle.operators._spaces import Space
 
 
+#: Mixed into seeds: who draws data or weights from seed 0 must not meet the same numbers again in the probes of seed 0.
+SALT = 0x4A61636F
+
+
 class Source(Protocol):
     """Random vectors of one framework, reproducible from its seed: each call continues where the last one ended."""
 

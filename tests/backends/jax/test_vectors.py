@@ -69,7 +69,7 @@ def test_orthonormal(rng):
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "complex128"])
 def test_random_vectors(dtype):
     like = vectors.empty(space(3, dtype))
-    source, again = vectors.source(4, like), vectors.source(jax.random.key(4), like)
+    source, again = (vectors.source(jax.random.key(4), like) for _ in range(2))
     signs, numbers = source.rademacher(50, 40), source.normal(50, 40)
     assert signs.dtype == numbers.dtype == like.dtype
     assert set(np.unique(np.asarray(signs).astype(complex))) == {1.0, -1.0}

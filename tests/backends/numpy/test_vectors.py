@@ -59,7 +59,7 @@ def test_orthonormal(rng):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_random_vectors(dtype):
     like = vectors.empty(space(3, dtype))
-    source, again = vectors.source(4, like), vectors.source(np.random.default_rng(4), like)
+    source, again = (vectors.source(np.random.default_rng(4), like) for _ in range(2))
     signs, numbers = source.rademacher(50, 40), source.normal(50, 40)
     assert signs.dtype == numbers.dtype == np.dtype(dtype)
     assert set(np.unique(signs)) == {1.0, -1.0}

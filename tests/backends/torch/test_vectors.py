@@ -119,8 +119,8 @@ class TestSource:
 
     def test_generator(self):
         like = torch.zeros(1, dtype=F64)
-        given = torch.Generator().manual_seed(7)
-        assert torch.equal(vectors.source(given, like).normal(1, 4), vectors.source(7, like).normal(1, 4))
+        one, other = (vectors.source(torch.Generator().manual_seed(7), like) for _ in range(2))
+        assert torch.equal(one.normal(1, 4), other.normal(1, 4))
 
     @pytest.mark.parametrize("dtype", [F64, torch.float32, torch.bfloat16])
     def test_signs(self, dtype):
@@ -138,3 +138,10 @@ class TestSource:
     def test_no_source(self, given):
         with pytest.raises(crelle.CrelleTypeError, match="is no source of random numbers for PyTorch tensors"):
             vectors.source(given, torch.zeros(1))
+
+
+def test_probes_of_a_seed_are_not_the_numbers_that_a_user_draws_with_it():
+    torch.manual_seed(0)
+    weights = torch.randn(1, 1000, dtype=torch.float64)
+    drawn = vectors.source(0, weights).normal(1, 1000)
+    assert abs(torch.corrcoef(torch.cat([weights, drawn]))[0, 1]) < 0.15

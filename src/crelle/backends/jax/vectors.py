@@ -14,6 +14,7 @@ import numpy as np
 from crelle._arrays import ArrayType
 from crelle._errors import CrelleTypeError, describe
 from crelle.operators._spaces import Space
+from crelle.operators._vectors import SALT
 
 
 def join(leaves: Sequence[Any], dtype: str) -> Any:
@@ -132,7 +133,7 @@ class JaxSource:
 def source(given: Any, like: Any) -> JaxSource:
     """From a seed or a key of ``jax.random``."""
     if isinstance(given, (int, np.integer)) and not isinstance(given, bool):
-        return JaxSource(jax.random.key(int(given)), like.dtype)
+        return JaxSource(jax.random.fold_in(jax.random.key(int(given)), SALT), like.dtype)
     if isinstance(given, jax.Array) and (
         jnp.issubdtype(given.dtype, jax.dtypes.prng_key) or (given.dtype == jnp.uint32 and given.shape[-1:] == (2,))
     ):

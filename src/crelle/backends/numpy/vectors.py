@@ -11,6 +11,7 @@ import numpy as np
 from crelle._arrays import ArrayType
 from crelle._errors import CrelleTypeError, describe
 from crelle.operators._spaces import Space
+from crelle.operators._vectors import SALT
 
 
 def join(leaves: Sequence[Any], dtype: str) -> Any:
@@ -117,7 +118,7 @@ class NumpySource:
 def source(given: Any, like: Any) -> NumpySource:
     """From a seed or a ``numpy.random.Generator``."""
     if isinstance(given, (int, np.integer)) and not isinstance(given, bool):
-        given = np.random.default_rng(int(given))
+        given = np.random.default_rng([int(given), SALT])
     if not isinstance(given, np.random.Generator):
         raise CrelleTypeError(
             describe(

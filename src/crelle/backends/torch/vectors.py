@@ -13,6 +13,7 @@ from torch import Tensor
 from crelle._arrays import ArrayType
 from crelle._errors import CrelleTypeError, describe
 from crelle.operators._spaces import Space
+from crelle.operators._vectors import SALT
 
 
 def join(leaves: Sequence[Tensor], dtype: str) -> Tensor:
@@ -139,7 +140,7 @@ class TorchSource:
 def source(given: Any, like: Tensor) -> TorchSource:
     """From a seed or a ``torch.Generator``."""
     if isinstance(given, (int, np.integer)) and not isinstance(given, bool):
-        given = torch.Generator(like.device).manual_seed(int(given))
+        given = torch.Generator(like.device).manual_seed(int(given) ^ SALT << 31)
     if not isinstance(given, torch.Generator):
         raise CrelleTypeError(
             describe(
