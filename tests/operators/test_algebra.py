@@ -184,3 +184,12 @@ def test_notes_are_those_of_the_parts():
     A = crelle.jacobian(lambda x: x**2).at(np.ones(2))
     assert (A + 2 * A).notes == A.notes == A.T.notes == A.gram().notes == (A @ A).notes == A.block(0, 0).notes
     assert len(A.notes) == 1
+
+
+def test_a_transpose_times_itself_is_symmetric():
+    matrix = np.arange(6.0).reshape(2, 3)
+    a = crelle.operator(matrix)
+    for product, dense in ((a.T @ a, matrix.T @ matrix), (a @ a.T, matrix @ matrix.T)):
+        assert {"symmetric", "psd"} <= product.tags
+        np.testing.assert_array_equal(product.todense(), dense)
+    assert "symmetric" not in (a.T @ crelle.operator(matrix)).tags

@@ -207,6 +207,15 @@ class Gram(Operator):
         return f"{_grouped(self.of)}.gram()"
 
 
+def composed(left: Operator, right: Operator) -> Operator:
+    """A B; AᵀA and AAᵀ are seen to be symmetric."""
+    if isinstance(left, Transposed) and left.of is right:
+        return Gram(right)
+    if isinstance(right, Transposed) and right.of is left:
+        return Gram(right)
+    return Composed(left, right)
+
+
 class Identity(Operator):
     """I on a space."""
 

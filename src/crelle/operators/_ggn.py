@@ -225,7 +225,8 @@ def ggn(model: Any, loss: Any, *, reduction: str | None = None) -> GaussNewton:
         reduction: of a loss given by name: ``"mean"``, if left out, or ``"sum"``.
 
     Returns:
-        An object with ``.at(params, x, y)``, or ``.at(x, y)`` for a module, which gives the operator.
+        An object with ``.at(params, x, y)``, or ``.at(x, y)`` for a module, which gives the operator. In PyTorch,
+        autograd records none of its products: they are numbers, without derivatives.
 
     Raises:
         CrelleTypeError, CrelleValueError: what is no model, no loss, or no name of one.

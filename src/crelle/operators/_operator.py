@@ -113,9 +113,9 @@ class Operator(Questions):
     def __matmul__(self, v: Any) -> Any:
         """``A @ v`` for a vector [n], vectors [n, k], or a tree; ``A @ B`` for an operator."""
         if isinstance(v, Operator):
-            from crelle.operators._algebra import Composed
+            from crelle.operators._algebra import composed
 
-            return Composed(self, v)
+            return composed(self, v)
         form, leaves = self.domain.enter(v, lambda: f"{self!r} @ v")
         with asked_by_user():
             return self._answer(form, leaves)
