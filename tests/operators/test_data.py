@@ -701,6 +701,31 @@ def test_an_interrupted_pass_leaves_the_operator_usable(case):
     np.testing.assert_allclose(np.asarray(a.todense()), dense_hessian(case), rtol=1e-9, atol=1e-10)
 
 
+def test_an_interrupted_estimate_is_what_was_known_by_then():
+    class Interrupted:
+        passes, last = 0, 10**9
+
+        def __iter__(self):
+            self.passes += 1
+            for i in range(0, 40, 4):
+                if self.passes > self.last and i:
+                    raise KeyboardInterrupt
+                yield (x[i : i + 4],)
+
+    x = torch.randn(40, 300, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    loss = lambda p, x: torch.log(torch.cosh(x @ p)).mean()
+    p, data = torch.linspace(-0.1, 0.1, 300, dtype=torch.float64), Interrupted()
+    hessian = crelle.hessian(loss).at(p, data=data, memory=1)
+    data.passes, data.last = 0, 20
+    pairs = hessian.eigsh(2, rtol=1e-9)
+    assert pairs.partial and pairs.products == 19  # and one pass for the symmetry
+    truth = torch.linalg.eigvalsh(torch.func.hessian(loss)(p, x)).flip(0)[:2].numpy()
+    assert (np.abs(pairs.values - truth) <= pairs.residuals + 1e-9).all()
+    data.passes, data.last = 0, 50
+    density = hessian.spectral_density(5, 20)
+    assert density.partial and density.probes == 2
+
+
 def test_progress_of_a_long_pass(case, monkeypatch, capsys):
     monkeypatch.setattr("crelle.estimators._progress.DELAY", -1.0)
     a = at(case, 1)
