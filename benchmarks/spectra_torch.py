@@ -54,21 +54,21 @@ class Trained:
         """As an operator."""
         return crelle.hessian(self.loss).at(self.parameters)
 
+    def theirs(self) -> Any:
+        """As an operator of curvlinops."""
+        from curvlinops import HessianLinearOperator
 
-def density(small: bool) -> Mapping[str, Any]:
-    """Seconds of ours over those of curvlinops, the least of three runs each; both from nothing."""
-    network = Trained((20, 8, 10) if small else (784, 256, 256, 10), 32 if small else 512, 0.06, 30, torch.float32)
-    runs = {"crelle": lambda: network.hessian().spectral_density(PROBES, STEPS)}
-    if CURVLINOPS:
-        from curvlinops import HessianLinearOperator, lanczos_approximate_spectrum
+        leaves, data = list(self.model.parameters()), [(self.x, self.y)]
+        return HessianLinearOperator(self.model, nn.CrossEntropyLoss(), leaves, data, check_deterministic=False)
 
-        def theirs() -> Any:
-            leaves = list(network.model.parameters())
-            data = [(network.x, network.y)]
-            h = HessianLinearOperator(network.model, nn.CrossEntropyLoss(), leaves, data, check_deterministic=False)
-            return lanczos_approximate_spectrum(h, STEPS, num_repeats=PROBES)
+    @property
+    def size(self) -> int:
+        """Number of parameters."""
+        return sum(p.numel() for p in self.parameters.values())
 
-        runs["curvlinops"] = theirs
+
+def _compared(runs: Mapping[str, Any], small: bool, shape: str) -> Mapping[str, Any]:
+    """The least seconds of each, one thread, in turns; the ratio of ours, the first, to the other if it is there."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     seconds: dict[str, list[float]] = {name: [] for name in runs}
@@ -79,11 +79,25 @@ def density(small: bool) -> Mapping[str, Any]:
             seconds[name].append(time.process_time() - start)
     torch.set_num_threads(threads)
     least = {name: min(times) for name, times in seconds.items()}
-    shape = f"{sum(p.numel() for p in network.parameters.values()):,} parameters, {PROBES} × {STEPS}"
-    if "curvlinops" not in least:
-        return {"quantity": {"value": least["crelle"], "unit": "s"}, "shape": shape, "parts": least}
-    ratio = least["crelle"] / least["curvlinops"]
+    ours, *theirs = least.values()
+    if not theirs:
+        return {"quantity": {"value": ours, "unit": "s"}, "shape": shape, "parts": least}
+    ratio = ours / theirs[0]
     return {"quantity": {"value": ratio, "unit": "× curvlinops"}, "ratio": ratio, "shape": shape, "parts": least}
+
+
+def density(small: bool) -> Mapping[str, Any]:
+    """Seconds of ours over those of curvlinops, the least of three runs each; both from nothing."""
+    network = Trained((20, 8, 10) if small else (784, 256, 256, 10), 32 if small else 512, 0.06, 30, torch.float32)
+    runs = {"crelle": lambda: network.hessian().spectral_density(PROBES, STEPS)}
+    if CURVLINOPS:
+        from curvlinops import lanczos_approximate_spectrum
+
+        def theirs() -> Any:
+            return lanczos_approximate_spectrum(network.theirs(), STEPS, num_repeats=PROBES)
+
+        runs["curvlinops"] = theirs
+    return _compared(runs, small, f"{network.size:,} parameters, {PROBES} × {STEPS}")
 
 
 def moments(small: bool) -> Mapping[str, Any]:
@@ -117,31 +131,13 @@ def eigenvalues(small: bool) -> Mapping[str, Any]:
     network = Trained((20, 16, 10) if small else (784, 256, 256, 10), 32 if small else 512, 0.06, 30, torch.float32)
     runs: dict[str, Any] = {"crelle": lambda: network.hessian().eigsh(PAIRS, rtol=RESIDUAL).values}
     if CURVLINOPS:
-        from curvlinops import HessianLinearOperator
         from scipy.sparse.linalg import eigsh
 
         def theirs() -> Any:
-            leaves = list(network.model.parameters())
-            data = [(network.x, network.y)]
-            h = HessianLinearOperator(network.model, nn.CrossEntropyLoss(), leaves, data, check_deterministic=False)
-            return eigsh(h.to_scipy(), PAIRS, which="LM", tol=RESIDUAL, return_eigenvectors=False)
+            return eigsh(network.theirs().to_scipy(), PAIRS, which="LM", tol=RESIDUAL, return_eigenvectors=False)
 
         runs["curvlinops, SciPy"] = theirs
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(1 if small else 3):
-        for name, run in runs.items():
-            start = time.process_time()
-            run()
-            seconds[name].append(time.process_time() - start)
-    torch.set_num_threads(threads)
-    least = {name: min(times) for name, times in seconds.items()}
-    shape = f"{sum(p.numel() for p in network.parameters.values()):,} parameters, {PAIRS} pairs"
-    if len(least) == 1:
-        return {"quantity": {"value": least["crelle"], "unit": "s"}, "shape": shape, "parts": least}
-    ratio = least["crelle"] / least["curvlinops, SciPy"]
-    return {"quantity": {"value": ratio, "unit": "× curvlinops"}, "ratio": ratio, "shape": shape, "parts": least}
+    return _compared(runs, small, f"{network.size:,} parameters, {PAIRS} pairs")
 
 
 def missed(small: bool) -> Mapping[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +78,7 @@ def _data(found: dict[str, Any]) -> dict[str, Any]:
     for name, part in found.items():
         if isinstance(part, _Named):
             estimate = part.estimate
-            data[name] = {"value": _number(estimate.value), "stderr": _number(estimate.stderr),
+            data[name] = {"value": estimate.value, "stderr": estimate.stderr,
                           "products": estimate.products, "method": estimate.method}  # fmt: skip
         elif name == "density":
             curve = part.grid()
@@ -89,11 +88,6 @@ def _data(found: dict[str, Any]) -> dict[str, Any]:
             data[name] = {"values": part.values.tolist(), "residuals": part.residuals.tolist(),
                           "products": part.products}  # fmt: skip
     return data
-
-
-def _number(value: float) -> float | None:
-    """JSON has no NaN."""
-    return float(value) if math.isfinite(value) else None
 
 
 def _draw(found: dict[str, Any], path: Path) -> None:

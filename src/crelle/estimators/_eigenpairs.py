@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -87,9 +86,8 @@ class Eigenpairs:
         """
         operator: Operator = self._operator
         squares = self._columns("mass_by_leaf") ** 2
-        ends = np.cumsum([0, *(t.size for t in operator.domain.types)]).tolist()
-        leaves = list(itertools.pairwise(ends))
-        columns = [operator.backend.to_host(squares[low:high].sum(0)) for low, high in leaves]
+        leaves = operator.domain.slices
+        columns = [operator.backend.to_host(squares[leaf].sum(0)) for leaf in leaves]
         names = operator.domain.names or tuple(str(i) for i in range(len(leaves)))
         return np.array(columns, float).reshape(len(leaves), len(self)).T, names
 

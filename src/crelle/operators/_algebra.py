@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import numbers
+from operator import add as _added
 from typing import Any
 
 from crelle._errors import CrelleShapeError, CrelleTypeError, describe
@@ -29,7 +31,22 @@ def _is_number(value: Any) -> bool:
     return not isinstance(value, Operator) and getattr(value, "shape", None) == ()
 
 
-class Transposed(Operator):
+class _Of(Operator):
+    """An operator made of one other, A."""
+
+    of: Operator
+
+    @property
+    def _from_derivatives(self) -> bool:
+        return self.of._from_derivatives
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """As for A."""
+        return self.of.notes
+
+
+class Transposed(_Of):
     """Aᵀ."""
 
     def __init__(self, of: Operator) -> None:
@@ -54,15 +71,6 @@ class Transposed(Operator):
         return self.of
 
     @property
-    def _from_derivatives(self) -> bool:
-        return self.of._from_derivatives
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """As for A."""
-        return self.of.notes
-
-    @property
     def _title(self) -> str:
         return f"{_grouped(self.of)}.T"
 
@@ -81,18 +89,10 @@ class Sum(Operator):
         self.terms = terms
 
     def _products(self, block: Any) -> Any:
-        first, *rest = self.terms
-        total = first._products(block)
-        for term in rest:
-            total = total + term._products(block)
-        return total
+        return functools.reduce(_added, (t._products(block) for t in self.terms))
 
     def _adjoint_products(self, block: Any) -> Any:
-        first, *rest = self.terms
-        total = first._adjoint_products(block)
-        for term in rest:
-            total = total + term._adjoint_products(block)
-        return total
+        return functools.reduce(_added, (t._adjoint_products(block) for t in self.terms))
 
     @property
     def _from_derivatives(self) -> bool:
@@ -111,7 +111,7 @@ class Sum(Operator):
         return " + ".join(titles).replace("+ -", "- ")
 
 
-class Scaled(Operator):
+class Scaled(_Of):
     """c A for a number c."""
 
     def __init__(self, of: Operator, factor: Any) -> None:
@@ -136,15 +136,6 @@ class Scaled(Operator):
 
     def _adjoint_products(self, block: Any) -> Any:
         return self.of._adjoint_products(block) * self.factor
-
-    @property
-    def _from_derivatives(self) -> bool:
-        return self.of._from_derivatives
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """As for A."""
-        return self.of.notes
 
     @property
     def _title(self) -> str:
@@ -184,7 +175,7 @@ class Composed(Operator):
         return " @ ".join(map(_grouped, (self.left, self.right)))
 
 
-class Gram(Operator):
+class Gram(_Of):
     """AᵀA."""
 
     def __init__(self, of: Operator) -> None:
@@ -198,9 +189,8 @@ class Gram(Operator):
     _adjoint_products = _products
 
     @property
-    def notes(self) -> tuple[str, ...]:
-        """As for A."""
-        return self.of.notes
+    def _from_derivatives(self) -> bool:
+        return False  # symmetric by construction
 
     @property
     def _title(self) -> str:
@@ -209,11 +199,10 @@ class Gram(Operator):
 
 def composed(left: Operator, right: Operator) -> Operator:
     """A B; AᵀA and AAᵀ are seen to be symmetric."""
-    if isinstance(left, Transposed) and left.of is right:
-        return Gram(right)
-    if isinstance(right, Transposed) and right.of is left:
-        return Gram(right)
-    return Composed(left, right)
+    transposes = (isinstance(left, Transposed) and left.of is right) or (
+        isinstance(right, Transposed) and right.of is left
+    )
+    return Gram(right) if transposes else Composed(left, right)
 
 
 class Identity(Operator):
@@ -228,7 +217,7 @@ class Identity(Operator):
     _adjoint_products = _products
 
 
-class Restricted(Operator):
+class Restricted(_Of):
     """The rows and columns of A that belong to some leaves."""
 
     def __init__(self, of: Operator, rows: list[int], cols: list[int]) -> None:
@@ -241,15 +230,6 @@ class Restricted(Operator):
 
     def _adjoint_products(self, block: Any) -> Any:
         return _taken(self.of._adjoint_products(_put(block, self.of.codomain, self.rows)), self.of.domain, self.cols)
-
-    @property
-    def _from_derivatives(self) -> bool:
-        return self.of._from_derivatives
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """As for A."""
-        return self.of.notes
 
     @property
     def _title(self) -> str:
@@ -288,10 +268,7 @@ def _put(block: Any, space: Space, chosen: list[int]) -> Any:
 
 
 def _taken(block: Any, space: Space, chosen: list[int]) -> Any:
-    starts = [0]
-    for t in space.types:
-        starts.append(starts[-1] + t.size)
-    return vectors_of(space.backend).join([block[:, starts[i] : starts[i + 1]] for i in chosen], space.dtype)
+    return vectors_of(space.backend).join([block[:, space.slices[i]] for i in chosen], space.dtype)
 
 
 def _verify_same(a: Operator, b: Operator) -> None:
@@ -301,7 +278,7 @@ def _verify_same(a: Operator, b: Operator) -> None:
         raise CrelleShapeError(describe(f"{a!r} + {b!r}", expected="matrices of the same shape"))
 
 
-class Tagged(Operator):
+class Tagged(_Of):
     """A with more known of it."""
 
     def __init__(self, of: Operator, tags: frozenset[str]) -> None:
@@ -315,9 +292,8 @@ class Tagged(Operator):
         return self.of._adjoint_products(block)
 
     @property
-    def notes(self) -> tuple[str, ...]:
-        """As for A."""
-        return self.of.notes
+    def _from_derivatives(self) -> bool:
+        return False  # what is said of it is taken at the user's word
 
     @property
     def _title(self) -> str:

@@ -116,13 +116,7 @@ def signed_columns(curvature: Operator, bound: Bound) -> Iterator[tuple[Any, Any
 def _eigenvectors(curvature: Operator, count: int) -> Iterator[tuple[Any, Any]]:
     """By the eigenvalues of the blocks [B, d, d] on the diagonal of H, from d products."""
     space, vectors, backend = curvature.domain, vectors_of(curvature.backend), curvature.backend
-    places = np.concatenate(
-        [
-            np.arange(end - t.size, end).reshape(count, -1)
-            for t, end in zip(space.types, np.cumsum([t.size for t in space.types]), strict=True)
-        ],
-        1,
-    )
+    places = np.concatenate([np.arange(leaf.start, leaf.stop).reshape(count, -1) for leaf in space.slices], 1)
     rows = [backend.to_host(curvature._products(column))[0][places] for column in unit_columns(space, count)]
     blocks = np.stack(rows, 1)
     values, q = np.linalg.eigh((blocks + blocks.transpose(0, 2, 1)) / 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -55,6 +56,12 @@ class Space:
     def size(self) -> int:
         """Number of elements of all leaves."""
         return total_size(self.types)
+
+    @functools.cached_property
+    def slices(self) -> tuple[slice, ...]:
+        """Where the elements of each leaf are in a flat vector."""
+        ends = itertools.accumulate(t.size for t in self.types)
+        return tuple(slice(end - t.size, end) for t, end in zip(self.types, ends, strict=True))
 
     @functools.cached_property
     def device(self) -> str:
